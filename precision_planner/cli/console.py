@@ -1,0 +1,108 @@
+"""Where the commands write: results on stdout, everything else on stderr.
+
+The consoles take what they are given literally: `[/encoder/0]` in a node name is text, not markup, so style
+is given by `style=` or `rich.text.Text`. Colors follow the terminal, NO_COLOR and FORCE_COLOR; the width is
+the terminal's or COLUMNS, and 80 in a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from precision_planner.cli.main import verbosity
+from precision_planner.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_console(stream: TextIO, *, width: int | None = None) -> Console:
+    """Return a console on a stream that takes text literally.
+
+    Args:
+      stream: where it writes.
+      width: columns; None takes the terminal's, COLUMNS, or 80.
+    """
+    from rich.console import Console
+
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def stdout_console(*, width: int | None = None) -> Console:
+    """Return the console for results."""
+    return make_console(sys.stdout, width=width)
+
+
+def stderr_console(*, width: int | None = None) -> Console:
+    """Return the console for notes, warnings and progress."""
+    return make_console(sys.stderr, width=width)
+
+
+def note(message: str) -> None:
+    """Say something that is not a result, on stderr; -q silences it."""
+    if verbosity() >= 0:
+        stderr_console().print(message, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """Show progress on stderr while the block runs, if stderr is a terminal and -q was not given.
+
+    Args:
+      description: what is being done.
+      total: how many steps there are; None when nobody knows.
+
+    Yields:
+      A function that takes the number of steps done since its last call.
+    """
+    if verbosity() < 0 or not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr_console(), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def write_result(text: str, destination: str | Path) -> None:
+    """Write a result to a file, or to stdout for `-`; a file appears whole or not at all.
+
+    Args:
+      text: what to write; a missing final line break is added.
+      destination: a path, or `-`.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    text = text if text.endswith("\n") else text + "\n"
+    if str(destination) == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(destination)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose another file") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose another file") from error
+
+
+def _umask() -> int:
+    # The only way to read the mask is to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

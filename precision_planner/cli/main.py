@@ -1,0 +1,256 @@
+"""The `planner` program: the command group and its exit codes.
+
+Each command lives in `precision_planner/cli/<name>.py` as a click command named `command`, and is imported
+only when it is called, so that `planner --version` imports nothing but click.
+
+Exit codes: 0 done, within tolerance; 1 findings at --fail-on, a difference beyond tolerance, an --expect not
+met (a command raises `click.exceptions.Exit(1)` or returns 1); 2 a mistake of the user's or a missing extra,
+as one line on stderr; 3 a bug of ours, with its traceback. An interrupt is 130, a closed pipe 141, as in a
+shell.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from precision_planner.errors import PlannerError
+
+EXIT_DONE = 0
+EXIT_FINDINGS = 1
+EXIT_USER_ERROR = 2
+EXIT_BUG = 3
+EXIT_INTERRUPTED = 128 + 2
+EXIT_CLOSED_PIPE = 128 + 13
+
+# In the order of a user's work; the summary stands here so that --help need not import the commands.
+COMMANDS = {
+    "analyze": "Say what FP16 breaks in a model, and why.",
+    "rewrite": "Convert a model to typed FP16 or BF16, keeping in FP32 what must be kept.",
+    "plan": "Decide precisions and emit a folder that builds the engine.",
+    "build": "Build a plan's engine and report what was asked and what came out.",
+    "inspect": "Show what precision an engine really has.",
+    "diff": "Compare outputs with onnxruntime's FP32.",
+    "report": "Render a saved analysis, plan or diff again.",
+    "rules": "List, explain and test the rules.",
+    "extract": "Cut out a small model that reproduces a finding.",
+    "migrate": "Turn a weakly typed recipe into its strongly typed equivalent.",
+    "fp16": "Show the bits of a value in FP16 and BF16.",
+    "triton": "Make, check and load-test a Triton model repository.",
+}
+
+_VERBOSITY_KEY = "precision_planner.verbosity"
+
+
+class PlannerGroup(click.Group):
+    """A group whose commands are modules, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands whose module exists, in the order of a user's work."""
+        here = Path(__file__).parent
+        return [
+            name
+            for name in COMMANDS
+            if (here / f"{name}.py").is_file() or (here / name / "__init__.py").is_file()
+        ]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return its `command`, or None for an unknown name."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"precision_planner.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        _accept_verbosity(command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        rows = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
+    """Add up -v and -q, wherever they stand, and set the level of our loggers (-q: errors alone)."""
+    if not value or ctx.resilient_parsing:
+        return
+    verbosity = ctx.meta.get(_VERBOSITY_KEY, 0) + (value if param.name == "verbose" else -value)
+    ctx.meta[_VERBOSITY_KEY] = verbosity
+    _configure_logging(verbosity)
+
+
+def verbosity() -> int:
+    """Return how often -v was given, less how often -q; 0 outside a command."""
+    ctx = click.get_current_context(silent=True)
+    return 0 if ctx is None else int(ctx.meta.get(_VERBOSITY_KEY, 0))
+
+
+def _configure_logging(level: int) -> None:
+    logging.getLogger("precision_planner").setLevel(
+        logging.ERROR if level < 0 else {0: logging.WARNING, 1: logging.INFO}.get(level, logging.DEBUG)
+    )
+
+
+def _verbosity_options() -> list[click.Option]:
+    return [
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_set_verbosity,
+            help="Say more on stderr; twice for debugging.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            count=True,
+            expose_value=False,
+            callback=_set_verbosity,
+            help="Only results and errors.",
+        ),
+    ]
+
+
+def _accept_verbosity(command: click.Command) -> None:
+    """Let a command take -v and -q too: people write them last."""
+    taken = {option for param in command.params for option in param.opts}
+    for option in _verbosity_options():
+        if not taken.intersection(option.opts):
+            command.params.append(option)
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _accept_verbosity(child)
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"planner {version('precision-planner')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=PlannerGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 findings or a difference beyond tolerance; 2 your mistake; 3 ours.",
+    params=[
+        *_verbosity_options(),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Show the version and exit.",
+        ),
+    ],
+)
+def planner() -> None:
+    """Say what FP16 breaks in an ONNX model, mend it, and prove the result."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; never raises.
+
+    Args:
+      argv: the arguments without the program's name; None takes sys.argv's.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="planner: %(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    _configure_logging(0)
+    try:
+        result: Any = planner.main(args=arguments, prog_name="planner", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USER_ERROR
+    except click.UsageError as error:
+        return _fail(error.format_message(), hint=_usage_hint(error))
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("planner: interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except SystemExit as error:
+        return (
+            error.code if isinstance(error.code, int) else EXIT_DONE if error.code is None else EXIT_FINDINGS
+        )
+    except BrokenPipeError:
+        # The reader is gone (`planner ... | head`): nothing to report, and the interpreter's own flush at
+        # exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CLOSED_PIPE
+    except PlannerError as error:
+        _debug_traceback()
+        return _fail(str(error) or type(error).__name__, code=error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            return _report_bug(arguments)
+        # A file that cannot be read or written is the machine's or the user's doing, not a bug.
+        _debug_traceback()
+        return _fail(f"{error.filename}: {error.strerror}")
+    except Exception:
+        return _report_bug(arguments)
+    return result if isinstance(result, int) else EXIT_DONE
+
+
+def run() -> NoReturn:
+    """Entry point of the `planner` program."""
+    sys.exit(main())
+
+
+def _usage_hint(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx is not None else "planner"
+    return f"see {path} --help"
+
+
+def _fail(message: str, *, hint: str = "", code: int = EXIT_USER_ERROR) -> int:
+    """Print a mistake of the user's as one line, whatever line breaks its message has."""
+    line = " ".join(message.split())
+    click.echo(f"planner: error: {line}" + (f" ({hint})" if hint else ""), err=True)
+    return code
+
+
+def _debug_traceback() -> None:
+    if logging.getLogger("precision_planner").isEnabledFor(logging.DEBUG):
+        traceback.print_exc(file=sys.stderr)
+
+
+def _report_bug(arguments: Sequence[str]) -> int:
+    """Print the traceback of a bug and what a report of it needs."""
+    import platform
+    import shlex
+    from importlib import metadata
+
+    def version(name: str) -> str:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    traceback.print_exc(file=sys.stderr)
+    packages = ("precision-planner", "onnx", "onnxruntime", "numpy", "tensorrt-rtx")
+    click.echo(
+        "\n".join(
+            [
+                "",
+                "planner: this is a bug in the planner, not a mistake of yours. Please report it with",
+                "the traceback above, these lines, and the model if you can share it",
+                "(CONTRIBUTING.md, Reporting a bug):",
+                f"  command: planner {shlex.join(arguments)}",
+                f"  python: {platform.python_version()} on {platform.platform()}",
+                *(f"  {name}: {version(name)}" for name in packages),
+            ]
+        ),
+        err=True,
+    )
+    return EXIT_BUG
