@@ -1,0 +1,280 @@
+"""Reading a model file into (stripped proto, weights), and writing one: streamed, atomic, nothing overwritten."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from precision_planner.errors import ExternalDataError, ModelError, OutputError
+from precision_planner.model import wire
+from precision_planner.model.payloads import FileSlice, MappedFile, Payload, WeightStore, WeightStoreBuilder
+from precision_planner.model.tensors import (
+    clear_values,
+    dense_nbytes,
+    iter_tensors,
+    marker_key,
+    numpy_dtype,
+    set_payload,
+)
+
+PROTOBUF_LIMIT = 2**31 - 1 - 2**20
+"""A protobuf message ends at 2 GiB; the rest is margin for what is written around the tensors."""
+
+EXTERNAL_ALIGNMENT = 4096
+"""Offsets of external tensors are multiples of the page, so that readers can map them."""
+
+EXTERNAL_MIN_BYTES = 1024
+"""Smaller initializers stay inside the model file: shape inference reads shapes there."""
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, WeightStore]:
+    """Map a model file, parse it without its weights, and resolve its external data.
+
+    Raises:
+      ModelError: no such file, no ONNX model, or external data missing, short, or outside the model's folder.
+    """
+    if not path.is_file():
+        what = "is a folder, not a model file" if path.is_dir() else "does not exist"
+        raise ModelError(f"model {path} {what}; give the path of an .onnx file")
+    mapped = MappedFile(path)
+    if not len(mapped):
+        raise ModelError(f"model {path} is empty; export it again")
+    return read_buffer(mapped.view, path)
+
+
+def read_buffer(view: memoryview, path: Path | None) -> tuple[onnx.ModelProto, WeightStore]:
+    """Parse a serialized model without its weights; `path` says where external data lies (None: nowhere)."""
+    builder = WeightStoreBuilder()
+
+    def register(piece: wire.Slice) -> str:
+        return builder.add(FileSlice(view, piece.offset, piece.length, piece.field, source=path))
+
+    try:
+        proto = onnx.ModelProto.FromString(wire.strip(view, register))
+    except (DecodeError, ModelError) as error:
+        raise ModelError(f"{path or 'the given model'} is not an ONNX model ({error}); export it again") from None
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError(f"{path or 'the given model'} is not an ONNX model (it has no graph); export it again")
+    _settle_payloads(proto, builder, path)
+    return proto, builder.build()
+
+
+def _settle_payloads(proto: onnx.ModelProto, builder: WeightStoreBuilder, path: Path | None) -> None:
+    """Give varint payloads their element size, check lengths, and map what is external."""
+    files: dict[Path, MappedFile] = {}
+    for site in iter_tensors(proto):
+        tensor = site.tensor
+        key = marker_key(tensor)
+        if key is None:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                payload = _external_payload(tensor, path, files)
+                new_key = builder.add(payload)
+                set_payload(tensor, new_key)
+            continue
+        found = builder[key]
+        assert isinstance(found, FileSlice)
+        expected = dense_nbytes(tensor.data_type, tensor.dims)
+        if found.field in wire.VARINT_FIELDS:
+            itemsize = max(1, numpy_dtype(tensor.data_type).itemsize)
+            builder.replace(key, FileSlice(found.view, found.offset, found.length, found.field, itemsize, found.source))
+        elif found.length != expected:
+            raise ModelError(
+                f"tensor '{tensor.name}' in {path or 'the given model'} holds {found.length} bytes where its shape "
+                f"{list(tensor.dims)} takes {expected}; export the model again"
+            )
+
+
+def _external_payload(tensor: TensorProto, path: Path | None, files: dict[Path, MappedFile]) -> FileSlice:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if path is None:
+        raise ExternalDataError(
+            f"tensor '{tensor.name}' lies in the external file '{location}', which a model in memory cannot name; "
+            "pass the model's path instead"
+        )
+    folder = path.parent
+    file = folder / location
+    inside = file.resolve().is_relative_to(folder.resolve())
+    if not location or Path(location).is_absolute() or not inside:
+        raise ExternalDataError(
+            f"tensor '{tensor.name}' names the external file '{location}' outside the folder of {path}; "
+            "external data must lie beside the model"
+        )
+    if not file.is_file():
+        raise ExternalDataError(
+            f"external data {file} of tensor '{tensor.name}' does not exist; copy it beside the model"
+        )
+    if file not in files:
+        files[file] = MappedFile(file)
+    mapped = files[file]
+    expected = dense_nbytes(tensor.data_type, tensor.dims)
+    try:
+        offset = int(entries.get("offset", "0") or 0)
+        length = int(entries.get("length", "0") or 0) or expected
+    except ValueError:
+        raise ExternalDataError(f"tensor '{tensor.name}' has an external offset or length that is no number") from None
+    if length != expected:
+        raise ExternalDataError(
+            f"tensor '{tensor.name}' has {length} bytes of external data where its shape {list(tensor.dims)} takes "
+            f"{expected}; export the model again"
+        )
+    if offset < 0 or offset + length > len(mapped):
+        raise ExternalDataError(
+            f"external data {file} is {len(mapped)} bytes long, but tensor '{tensor.name}' ends at byte "
+            f"{offset + length}; the file is cut short: copy it again"
+        )
+    return FileSlice(mapped.view, offset, length, source=file)
+
+
+def stored_length(proto: onnx.ModelProto, weights: Mapping[str, Payload]) -> int:
+    """Bytes the model would take as one file."""
+    return sum(piece.length if isinstance(piece, wire.Insert) else len(piece) for piece in _pieces(proto, weights))
+
+
+def _pieces(proto: onnx.ModelProto, weights: Mapping[str, Payload]) -> list[bytes | wire.Insert]:
+    return wire.splice(proto.SerializeToString(), lambda key: weights[key].stored if key in weights else None)
+
+
+def serialize(proto: onnx.ModelProto, weights: Mapping[str, Payload]) -> bytes:
+    """The model as one message, weights inside; ModelError past protobuf's 2 GiB."""
+    pieces = _pieces(proto, weights)
+    size = sum(piece.length if isinstance(piece, wire.Insert) else len(piece) for piece in pieces)
+    if size > PROTOBUF_LIMIT:
+        raise ModelError(f"the model takes {size} bytes, over protobuf's 2 GiB: save it to a file instead")
+    out = bytearray()
+    for piece in pieces:
+        if isinstance(piece, wire.Insert):
+            for chunk in weights[piece.key].stored_chunks():
+                out += chunk
+        else:
+            out += piece
+    return bytes(out)
+
+
+def write_model(
+    path: Path,
+    proto: onnx.ModelProto,
+    weights: Mapping[str, Payload],
+    *,
+    force: bool = False,
+    external: bool | None = None,
+    protect: frozenset[Path] = frozenset(),
+) -> list[Path]:
+    """Write a model; weights stream from where they are.
+
+    Args:
+      path: the .onnx file to write.
+      proto: the stripped model.
+      weights: its payloads.
+      force: overwrite an existing output.
+      external: put initializers into ``<name>.data`` beside the model; None: only where the model would pass 2 GiB.
+      protect: files that must never be written (the input and its external data).
+
+    Returns:
+      The files written, the model first.
+
+    Raises:
+      OutputError: the output exists (without force), is the input, or cannot be written.
+    """
+    if external is None:
+        external = stored_length(proto, weights) > PROTOBUF_LIMIT
+    data_path = path.with_name(path.name + ".data")
+    targets = [path, data_path] if external else [path]
+    for target in targets:
+        check_output(target, force=force, protect=protect)
+    if not external:
+        with atomic_files(path) as (file,):
+            _write_pieces(file, _pieces(proto, weights), weights)
+        return targets
+    linked = onnx.ModelProto()
+    linked.CopyFrom(proto)
+    with atomic_files(data_path, path) as (data, file):
+        _write_external(data, linked, weights, data_path.name)
+        _write_pieces(file, _pieces(linked, weights), weights)
+    return targets
+
+
+def check_output(path: Path, *, force: bool, protect: frozenset[Path] = frozenset()) -> None:
+    """Refuse an output that would overwrite something: OutputError in one line."""
+    resolved = path.resolve()
+    if any(resolved == kept.resolve() for kept in protect):
+        raise OutputError(f"{path} is the input (or its data): the input is never overwritten; give another -o")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already; give another -o, or --force to overwrite it")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist; create it first")
+
+
+@contextmanager
+def atomic_files(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Files that appear under their names, in the order given, only when all were written whole.
+
+    An interruption or an error leaves nothing behind, and an older file of that name as it was.
+    """
+    parts: list[str] = []
+    files: list[BinaryIO] = []
+    try:
+        for path in paths:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+            parts.append(name)
+            files.append(os.fdopen(handle, "wb"))
+        yield files
+        umask = os.umask(0)
+        os.umask(umask)
+        for file, name in zip(files, parts, strict=True):
+            file.close()
+            os.chmod(name, 0o666 & ~umask)
+        for name, path in zip(parts, paths, strict=True):
+            os.replace(name, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {' and '.join(map(str, paths))}: {error.strerror or error}") from None
+    finally:
+        for file in files:
+            file.close()
+        for name in parts:
+            Path(name).unlink(missing_ok=True)
+
+
+def _write_pieces(file: BinaryIO, pieces: list[bytes | wire.Insert], weights: Mapping[str, Payload]) -> None:
+    for piece in pieces:
+        if isinstance(piece, wire.Insert):
+            for chunk in weights[piece.key].stored_chunks():
+                file.write(chunk)
+        else:
+            file.write(piece)
+
+
+def _write_external(file: BinaryIO, proto: onnx.ModelProto, weights: Mapping[str, Payload], location: str) -> None:
+    """Write every stored initializer to `file` and point the (copied) model at it; shared payloads once."""
+    written: dict[str, tuple[int, int]] = {}
+    position = 0
+    for site in iter_tensors(proto):
+        key = marker_key(site.tensor)
+        if key is None or site.owner != "initializer":
+            continue
+        if key not in written:
+            start = -(-position // EXTERNAL_ALIGNMENT) * EXTERNAL_ALIGNMENT
+            file.write(b"\0" * (start - position))
+            size = 0
+            for chunk in weights[key].chunks():
+                file.write(chunk)
+                size += len(chunk)
+            written[key] = (start, size)
+            position = start + size
+        offset, length = written[key]
+        tensor = site.tensor
+        clear_values(tensor)
+        tensor.data_location = TensorProto.EXTERNAL
+        for name, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = name, value
