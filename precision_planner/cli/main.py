@@ -11,6 +11,7 @@ shell.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -56,24 +57,25 @@ class PlannerGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands whose module exists, in the order of a user's work."""
         here = Path(__file__).parent
-        return [
-            name
-            for name in COMMANDS
-            if (here / f"{name}.py").is_file() or (here / name / "__init__.py").is_file()
+        modules = [
+            name for name in COMMANDS if (here / f"{name}.py").is_file() or (here / name / "__init__.py").is_file()
         ]
+        return [*modules, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module and return its `command`, or None for an unknown name."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        command = importlib.import_module(f"precision_planner.cli.{cmd_name}").command
+        command = self.commands.get(cmd_name)
+        if command is None:
+            if cmd_name not in self.list_commands(ctx):
+                return None
+            command = importlib.import_module(f"precision_planner.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         _accept_verbosity(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
-        rows = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
+        rows = [(name, COMMANDS.get(name, "")) for name in self.list_commands(ctx)]
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
@@ -94,10 +96,20 @@ def verbosity() -> int:
     return 0 if ctx is None else int(ctx.meta.get(_VERBOSITY_KEY, 0))
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to whatever sys.stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
 def _configure_logging(level: int) -> None:
-    logging.getLogger("precision_planner").setLevel(
-        logging.ERROR if level < 0 else {0: logging.WARNING, 1: logging.INFO}.get(level, logging.DEBUG)
-    )
+    logger = logging.getLogger("precision_planner")
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("planner: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if level < 0 else {0: logging.WARNING, 1: logging.INFO}.get(level, logging.DEBUG))
 
 
 def _verbosity_options() -> list[click.Option]:
@@ -165,11 +177,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments without the program's name; None takes sys.argv's.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(format="planner: %(levelname)s: %(message)s", stream=sys.stderr, force=True)
     _configure_logging(0)
     try:
-        result: Any = planner.main(args=arguments, prog_name="planner", standalone_mode=False)
+        result = _invoke(arguments)
         sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return EXIT_USER_ERROR
@@ -181,31 +194,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo("planner: interrupted", err=True)
         return EXIT_INTERRUPTED
     except SystemExit as error:
-        return (
-            error.code if isinstance(error.code, int) else EXIT_DONE if error.code is None else EXIT_FINDINGS
-        )
+        return error.code if isinstance(error.code, int) else EXIT_DONE if error.code is None else EXIT_FINDINGS
     except BrokenPipeError:
-        # The reader is gone (`planner ... | head`): nothing to report, and the interpreter's own flush at
-        # exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader is gone (`planner ... | head`): nothing to report.
+        _discard_stdout()
         return EXIT_CLOSED_PIPE
     except PlannerError as error:
         _debug_traceback()
         return _fail(str(error) or type(error).__name__, code=error.exit_code)
     except OSError as error:
+        # A file that cannot be read or written is the machine's or the user's doing, not a bug.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            _discard_stdout()
+            return _fail(f"cannot write the result: {error.strerror}; make room, or write elsewhere")
         if error.filename is None:
             return _report_bug(arguments)
-        # A file that cannot be read or written is the machine's or the user's doing, not a bug.
         _debug_traceback()
-        return _fail(f"{error.filename}: {error.strerror}")
+        return _fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
     except Exception:
         return _report_bug(arguments)
-    return result if isinstance(result, int) else EXIT_DONE
+    return result if isinstance(result, int) and not isinstance(result, bool) else EXIT_DONE
+
+
+def _invoke(arguments: list[str]) -> Any:
+    """Run the command line; every way out but a result is an exception.
+
+    click's own main() turns a closed pipe into exit code 1, which is the one of findings.
+    """
+    if "_PLANNER_COMPLETE" in os.environ:  # the shell asks for completions
+        return planner.main(args=arguments, prog_name="planner")
+    with planner.make_context("planner", arguments) as ctx:
+        return planner.invoke(ctx)
 
 
 def run() -> NoReturn:
     """Entry point of the `planner` program."""
     sys.exit(main())
+
+
+def _discard_stdout() -> None:
+    """Send what is still buffered nowhere, or the interpreter's own flush at exit complains again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_hint(error: click.UsageError) -> str:

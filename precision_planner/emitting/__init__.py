@@ -1,0 +1,1 @@
+"""What the planner writes for others: builds, engines, model repositories."""

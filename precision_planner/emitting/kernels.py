@@ -1,0 +1,108 @@
+"""The kernels of an engine, read from the layer listing that the builder logs.
+
+With detailed profiling TensorRT-RTX logs one line per fused kernel: its name, kind, inputs, constants and
+outputs with their types, and the ONNX nodes it computes. That listing is the proof of what precision an
+engine has, and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_FIELD = re.compile(
+    r"^Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: \[(?P<inputs>.*?)\], "
+    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), "
+    r"StreamId: -?\d+, Metadata: ?(?P<metadata>.*)$"
+)
+_TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
+# Fused layers separate the entries by a control character: 0x1e or, within a kernel, 0x1f.
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]*(?:\[ONNX Layer: |$))")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTensor:
+    """A tensor that a kernel reads or writes.
+
+    Attributes:
+      name: the builder's name; an interface tensor keeps its ONNX name.
+      dims: -1 where dynamic.
+      dtype: TensorRT's name: "Half", "BFloat16", "Float", "Int64", ...
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel of an engine.
+
+    Attributes:
+      name: the builder's name, such as `_gemm_mha_v2_myl0_8`.
+      kind: the builder's LayerType: "gemm", "kgen" (generated), "cast", "shape_call", ...
+      inputs: what it reads.
+      constants: the weights it holds.
+      outputs: what it writes.
+      tactic: the implementation's name.
+      nodes: the names of the ONNX nodes it computes (`node_of_<output>` for unnamed ones).
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[KernelTensor, ...]
+    constants: tuple[KernelTensor, ...]
+    outputs: tuple[KernelTensor, ...]
+    tactic: str
+    nodes: tuple[str, ...]
+
+    @property
+    def is_fused_attention(self) -> bool:
+        """Whether the kernel is a whole attention: QK^T, softmax and PV in one."""
+        return "_mha" in self.name
+
+
+def parse_kernels(listing: str) -> tuple[Kernel, ...]:
+    """Read the kernels from a layer listing, in execution order.
+
+    Args:
+      listing: the log message that begins with "Layers:".
+
+    Raises:
+      ValueError: a line that begins like a kernel cannot be read, because another version writes it
+        differently; a kernel is never left out in silence.
+    """
+    lines = listing.partition("Layers:")[2].partition("\nI/O Tensors:")[0].splitlines()
+    return tuple(_parse_kernel(line) for line in lines if line.strip())
+
+
+def parse_nodes(metadata: str) -> tuple[str, ...]:
+    """Return the ONNX node names in a layer's metadata, in its order.
+
+    `[ONNX Layer: a][ONNX Layer: b]` gives `("a", "b")`. A name may itself hold brackets; only a bracket that
+    ends an entry does so.
+    """
+    return tuple(_ONNX_LAYER.findall(metadata))
+
+
+def _parse_kernel(line: str) -> Kernel:
+    match = _FIELD.match(line.strip())
+    if match is None:
+        raise ValueError(f"not a kernel of a TensorRT layer listing: {line[:200]!r}")
+    return Kernel(
+        name=match["name"],
+        kind=match["kind"],
+        inputs=_parse_tensors(match["inputs"]),
+        constants=_parse_tensors(match["constants"]),
+        outputs=_parse_tensors(match["outputs"]),
+        tactic=match["tactic"],
+        nodes=parse_nodes(match["metadata"]),
+    )
+
+
+def _parse_tensors(text: str) -> tuple[KernelTensor, ...]:
+    return tuple(
+        KernelTensor(found["name"], tuple(int(dim) for dim in found["dims"].split(",") if dim), found["dtype"])
+        for found in _TENSOR.finditer(text)
+    )

@@ -1,0 +1,144 @@
+"""The house: the wheel, the rule book's place, the extras, the gates."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from precision_planner import _extras
+from precision_planner._resources import rulebook_dir
+from precision_planner.errors import InstallationError, MissingExtraError
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+class TestRulebookDir:
+    def test_is_the_checkouts_folder_in_an_editable_install(self):
+        assert rulebook_dir() == ROOT / "rules"
+
+    def test_prefers_what_the_wheel_carries(self, tmp_path):
+        package = tmp_path / "precision_planner"
+        (package / "_rulebook").mkdir(parents=True)
+        (tmp_path / "rules").mkdir()
+        (tmp_path / "pyproject.toml").touch()
+        assert rulebook_dir(package) == package / "_rulebook"
+
+    def test_does_not_take_anothers_folder_for_ours(self, tmp_path):
+        (tmp_path / "rules").mkdir()
+        with pytest.raises(InstallationError, match="reinstall precision-planner"):
+            rulebook_dir(tmp_path / "precision_planner")
+
+
+class TestExtras:
+    def test_are_the_ones_of_the_contract(self):
+        assert set(PROJECT["optional-dependencies"]) == {
+            "cpu", "gpu", "rtx", "tensorrt", "triton", "notebook", "test", "demo", "dev",
+        }  # fmt: skip
+
+    def test_base_has_no_onnxruntime_and_no_torch(self):
+        names = {re.split(r"[<>=\[ ]", entry)[0] for entry in PROJECT["dependencies"]}
+        assert not names & {"onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx"}
+
+    def test_no_aggregate_takes_gpu_or_tensorrt(self):
+        for extra, entries in PROJECT["optional-dependencies"].items():
+            if extra not in ("gpu", "tensorrt"):
+                chosen = ",".join(re.findall(r"precision-planner\[([\w,]+)\]", " ".join(entries))).split(",")
+                assert not {"gpu", "tensorrt"} & set(chosen), extra
+                assert not [entry for entry in entries if re.match(r"(onnxruntime-gpu|tensorrt)\b(?!-)", entry)]
+
+    def test_require_imports_what_is_there(self):
+        assert _extras.require("json.decoder", extra="cpu", purpose="x").__name__ == "json.decoder"
+
+    def test_a_missing_package_gives_the_pip_line(self):
+        with pytest.raises(MissingExtraError) as caught:
+            _extras.require("no_such_package.part", extra="triton", purpose="checking a server")
+        assert str(caught.value) == (
+            "checking a server needs no_such_package, which is not installed; "
+            'run: pip install "precision-planner[triton]"'
+        )
+        assert (caught.value.package, caught.value.extra) == ("no_such_package", "triton")
+
+    def test_a_broken_package_is_not_reported_as_absent(self, tmp_path, monkeypatch):
+        (tmp_path / "half_installed.py").write_text("import no_such_dependency\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+            _extras.require("half_installed", extra="cpu", purpose="x")
+
+    def test_both_onnxruntimes_are_refused(self, monkeypatch):
+        monkeypatch.setattr(_extras, "_is_installed", lambda name: True)
+        with pytest.raises(InstallationError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+            _extras.require("onnxruntime", extra="cpu", purpose="comparing outputs")
+
+    def test_one_onnxruntime_is_fine(self):
+        assert _extras.require("onnxruntime", extra="cpu", purpose="x") is sys.modules["onnxruntime"]
+
+    def test_every_extra_named_in_the_code_exists(self):
+        named = set()
+        for path in (ROOT / "precision_planner").rglob("*.py"):
+            named |= set(re.findall(r"\bextra=\"(\w+)\"", path.read_text()))
+        assert named
+        assert named <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_the_rules_and_finds_them(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    subprocess.run(
+        [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True, timeout=240, cwd=tmp_path
+    )
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {path.relative_to(ROOT / "rules").as_posix() for path in (ROOT / "rules").rglob("*") if path.is_file()}
+    assert expected
+    assert {f"precision_planner/_rulebook/{name}" for name in expected} <= names
+    assert not [name for name in names if name.startswith(("tests/", "examples/", "rules/", "docs/"))]
+    assert "precision_planner/py.typed" in names
+
+    subprocess.run(
+        [*pip, "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel], check=True, timeout=120
+    )
+    code = (
+        "import precision_planner\n"
+        "from precision_planner._resources import rulebook_dir\n"
+        "print(precision_planner.__file__)\n"
+        "print(rulebook_dir())\n"
+    )
+    # -S leaves site-packages out, and with it the editable install that would be found otherwise.
+    process = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(site)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    module, rules = map(Path, process.stdout.splitlines())
+    assert module.is_relative_to(site)
+    assert rules == site / "precision_planner" / "_rulebook"
+    assert {path.relative_to(rules).as_posix() for path in rules.rglob("*") if path.is_file()} == expected
+
+
+def test_versions_agree():
+    assert metadata.version("precision-planner") == PROJECT["version"]
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert headings[0] == "Unreleased" or headings[0] == PROJECT["version"]
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.+)$", makefile, flags=re.M)[1].split())
+    help_text = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert {line.split()[0] for line in help_text.splitlines()} == phony
+    assert phony >= {"help", "demo", "test", "test-fast", "check", "bench", "notebooks"}
