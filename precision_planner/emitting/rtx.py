@@ -86,8 +86,8 @@ class RtxResult:
       profiles: the optimization profile used, by input; empty for static shapes.
       engine: the serialized engine, or None.
       seconds: parse and build together.
-      log_captured: False when another logger was registered first in this process: TensorRT honors only the
-        first, so warnings and kernels went there.
+      log_captured: False when TensorRT gave its messages to another logger of this process, which it keeps
+        where that one came first: warnings and kernels are unknown then.
     """
 
     stage: str
@@ -204,8 +204,13 @@ class _Attempt:
             is_shape = inputs[name].is_shape_tensor
             try:
                 (profile.set_shape_input if is_shape else profile.set_shape)(name, *shapes)
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, TypeError) as error:
                 raise EngineError(f"the profile {shapes} does not fit input {name!r}: {error}") from error
+            if not profile:
+                raise EngineError(
+                    f"the profile {shapes} does not fit input {name!r} of shape {tuple(inputs[name].shape)}: "
+                    "give the smallest, usual and longest shape, each at least the one before"
+                )
         return profile
 
 
@@ -354,8 +359,9 @@ class _Log:
         )
 
 
-# TensorRT keeps the first logger of a process for good, so there is one, and it writes to whichever build is
-# under way; the lock keeps two builds from mixing their messages.
+# TensorRT keeps the first logger of a process for good (for all messages, or for those that belong to no
+# builder, by version), so there is one, and it writes to whichever build is under way; the lock keeps two
+# builds from mixing their messages.
 _LOCK = threading.RLock()
 _LOGGER: Any = None
 _CURRENT: list[_Log] = []
