@@ -142,3 +142,24 @@ def test_make_help_lists_every_target():
     ).stdout
     assert {line.split()[0] for line in help_text.splitlines()} == phony
     assert phony >= {"help", "demo", "test", "test-fast", "check", "bench", "notebooks"}
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_a_warning_and_holds_commands_and_docstrings(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    packages = {path.parent.name for path in (ROOT / "precision_planner").glob("*/__init__.py")} - {"cli"}
+    for name in packages:
+        page = (tmp_path / "site" / "api" / name / "index.html").read_text()
+        assert f'id="precision_planner.{name}"' in page
+    assert (
+        'id="precision_planner.errors.MissingExtraError"'
+        in (tmp_path / "site" / "api" / "errors" / "index.html").read_text()
+    )
+    assert (tmp_path / "site" / "cli" / "index.html").is_file()
