@@ -1,0 +1,112 @@
+"""Write a plan folder: everything a device needs to build and check the engine, without this package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from precision_planner.emitting.trtexec import trtexec_command
+from precision_planner.errors import OutputError
+from precision_planner.model import Model
+from precision_planner.planning.plan import PrecisionPlan
+
+_SCRIPTS = ("build.py", "verify.py")
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """Inputs and the FP32 model's answer to them.
+
+    Attributes:
+      name: 'smallest', 'usual', 'longest', or 'batch-0' ...
+      inputs: by input name.
+      outputs: by output name, as onnxruntime computes them in FP32.
+    """
+
+    name: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+def emit_folder(
+    folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase] = (), *, force: bool = False
+) -> list[Path]:
+    """Write the folder of a plan, whole or not at all.
+
+    Args:
+      folder: created; an existing one is replaced only with `force`, and only if it is a plan folder (or empty).
+      plan: the decision.
+      model: what is built: typed for a strong target, FP32 with fusions for a weak one.
+      golden: what verify.py compares the engine with.
+      force: replace an existing plan folder.
+
+    Returns:
+      The files written.
+
+    Raises:
+      OutputError: the folder exists, or cannot be written.
+    """
+    check_folder(folder, force=force)
+    if any(file.resolve().is_relative_to(folder.resolve()) for file in model.files):
+        raise OutputError(f"the model lies inside {folder}, which the plan would replace; give another -o")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder") from None
+    try:
+        _fill(staging, plan, model, golden)
+        os.chmod(staging, 0o755)
+        if folder.exists():
+            # the old folder goes only when the new one is whole
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that would lose something: OutputError in one line."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give the name of a folder for the plan")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / "plan.json").is_file():
+        raise OutputError(f"{folder} holds files that are not a plan's and is never replaced; give another -o")
+    if not force:
+        raise OutputError(f"{folder} holds a plan already; give another -o, or --force to replace it")
+
+
+def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase]) -> None:
+    model.save(folder / "model.onnx")
+    (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    for name in _SCRIPTS:
+        source = resources.files("precision_planner.emitting").joinpath("templates", name)
+        (folder / name).write_text(source.read_text("utf-8"), encoding="utf-8")
+        (folder / name).chmod(0o755)
+    if golden:
+        (folder / "golden").mkdir()
+    for case in golden:
+        np.savez(folder / "golden" / f"{case.name}.inputs.npz", **dict(case.inputs))  # type: ignore[arg-type]
+        np.savez(folder / "golden" / f"{case.name}.outputs.npz", **dict(case.outputs))  # type: ignore[arg-type]
+    (folder / "README.md").write_text(folder_readme(plan), encoding="utf-8")
+
+
+def folder_readme(plan: PrecisionPlan) -> str:
+    """What was decided and how to run it, as Markdown."""
+    from jinja2 import Environment, StrictUndefined
+
+    text = resources.files("precision_planner.emitting").joinpath("templates", "README.md.jinja").read_text("utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    command, notes = trtexec_command(plan)
+    return environment.from_string(text).render(plan=plan, counts=plan.counts, command=command, notes=notes) + "\n"

@@ -1,0 +1,193 @@
+"""The `PrecisionPlan`: what is decided for every node, why, and for which build. Versioned JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from precision_planner.errors import PlanError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """The decision for one node of the planned model.
+
+    Attributes:
+      node: what to call it: its name, or ``OpType(output)``.
+      op_type: its operator, with the domain where it is not ONNX's own.
+      scope: the path of the body it stands in, empty in the main graph.
+      output: its first output; with `scope`, its identity.
+      precision: 'fp16', 'bf16', 'fp32', or '' for a node that handles no floats.
+      keep_as: 'compute' (low inputs and outputs, FP32 inside) or 'island' (FP32 in and out), for a node kept in FP32.
+      reason: why, in a sentence; '' for a node that simply follows the default.
+      rule: the rule that decided, None where none did.
+      evidence: the numbers behind the decision.
+    """
+
+    node: str
+    op_type: str
+    scope: tuple[str, ...]
+    output: str
+    precision: str
+    keep_as: str = ""
+    reason: str = ""
+    rule: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a weakly typed build must apply to the layers of one node.
+
+    Attributes:
+      node: the ONNX node's name, '' where it has none.
+      outputs: its outputs, by which its layers are found where TensorRT does not know the name.
+      precision: the layer precision, 'fp32'.
+      output_type: the layer output type, 'fp32': a layer computed in FP32 may otherwise still store FP16.
+    """
+
+    node: str
+    outputs: tuple[str, ...]
+    precision: str = "fp32"
+    output_type: str = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The shapes of one input that the engine is built for: smallest, usual, longest."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionPlan:
+    """One decision about a model's precision, for one target.
+
+    Attributes:
+      model: facts about the input: file name, opset, nodes, bytes.
+      target: the target's name; its typing is in `typing`.
+      precision: the low precision asked for: 'fp16' or 'bf16'.
+      nodes: every node that handles floats, in the order of the graph.
+      fusions: patterns replaced by native operators: {kind, nodes, into}.
+      rejected: patterns recognized and not replaced: {kind, nodes, reason}.
+      weights: values that do not survive the cast unchanged: {name, policy, changed, ...}.
+      casts: boundary Casts inserted.
+      constraints: for a weak target.
+      interface: {inputs, outputs}: name -> {dtype, shape} of the planned model.
+      profiles: input -> smallest, usual, longest shape.
+      build: builder settings: tf32, workspace_bytes, optimization_level, version_compatible, plugins, ...
+      predicted: output -> metric -> value, by honest simulation on `inputs`.
+      tolerance: the bounds asked for: [{output, metric, bound}].
+      inputs: where the data came from: {source, synthesized, batches}.
+      passed: whether the prediction meets the tolerance; None where there was nothing to compare.
+    """
+
+    model: Mapping[str, Any]
+    target: str
+    typing: str
+    precision: str
+    nodes: tuple[PlannedNode, ...]
+    fusions: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Mapping[str, Any], ...] = ()
+    weights: tuple[Mapping[str, Any], ...] = ()
+    casts: int = 0
+    constraints: tuple[Constraint, ...] = ()
+    interface: Mapping[str, Any] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    build: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tolerance: tuple[Mapping[str, Any], ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    passed: bool | None = None
+
+    @property
+    def kept(self) -> tuple[PlannedNode, ...]:
+        """The nodes that stay above the low precision, by decision."""
+        return tuple(node for node in self.nodes if node.precision == "fp32" and node.reason)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Nodes by precision."""
+        found: dict[str, int] = {}
+        for node in self.nodes:
+            found[node.precision] = found.get(node.precision, 0) + 1
+        return dict(sorted(found.items()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON data; keys as in the published schema, order fixed."""
+        data = _plain(asdict(self))
+        return {"schema_version": SCHEMA_VERSION, "kind": "precision_plan", **data}
+
+    def to_json(self) -> str:
+        """The plan as text: stable, so that two plans can be compared line by line."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> PrecisionPlan:
+        """Read a plan back; PlanError for what does not follow the schema."""
+        check_plan(data)
+        fields = {key: value for key, value in data.items() if key in PrecisionPlan.__dataclass_fields__}
+        fields["nodes"] = tuple(PlannedNode(**{**node, "scope": tuple(node["scope"])}) for node in data["nodes"])
+        fields["constraints"] = tuple(
+            Constraint(**{**entry, "outputs": tuple(entry["outputs"])}) for entry in data.get("constraints", ())
+        )
+        fields["profiles"] = {
+            name: Profile(**{key: tuple(shape) for key, shape in profile.items()})
+            for name, profile in data.get("profiles", {}).items()
+        }
+        for name in ("fusions", "rejected", "weights", "tolerance"):
+            fields[name] = tuple(data.get(name, ()))
+        return PrecisionPlan(**fields)
+
+    @staticmethod
+    def from_json(text: str) -> PrecisionPlan:
+        """Read a plan back; PlanError for what is no JSON or no plan."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PlanError(f"the plan is not JSON ({error}); run planner plan again") from None
+        if not isinstance(data, dict):
+            raise PlanError("the plan is not a JSON object; run planner plan again")
+        return PrecisionPlan.from_dict(data)
+
+
+@cache
+def plan_schema() -> dict[str, Any]:
+    """The published JSON schema of plan.json."""
+    text = resources.files("precision_planner.planning").joinpath("plan.schema.json").read_text("utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def check_plan(data: Mapping[str, Any]) -> None:
+    """Raise PlanError, naming the place, for data that does not follow the schema."""
+    import jsonschema
+
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise PlanError(f"this plan has schema version {version}, this planner reads {SCHEMA_VERSION}; plan again")
+    error = next(iter(jsonschema.Draft202012Validator(plan_schema()).iter_errors(data)), None)
+    if error is not None:
+        place = "/".join(map(str, error.absolute_path)) or "the top"
+        raise PlanError(f"the plan is broken at {place}: {error.message}; run planner plan again")
+
+
+def _plain(value: Any) -> Any:
+    """JSON data: tuples as lists, non-finite numbers as strings (JSON has none)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        return _plain(value.item())
+    return value

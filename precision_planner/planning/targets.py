@@ -1,0 +1,56 @@
+"""The builds a plan can be for, and what each needs."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from precision_planner.errors import TargetError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A build environment.
+
+    Attributes:
+      name: as on the command line.
+      typing: 'strong' (precision is the types in the graph) or 'weak' (an FP32 graph plus layer constraints).
+      runtime: 'tensorrt', 'tensorrt_rtx' or 'onnxruntime'.
+      bf16_opset: the smallest opset from which its parser takes BF16 in every op ONNX defines it for; None: no BF16.
+      default: whether a plan is for it when nothing is said.
+    """
+
+    name: str
+    typing: str
+    runtime: str
+    bf16_opset: int | None
+    default: bool = False
+
+    @property
+    def strong(self) -> bool:
+        """Whether the precision is said by the types in the graph."""
+        return self.typing == "strong"
+
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("tensorrt-8.6", "weak", "tensorrt", None),
+        Target("tensorrt-10", "weak", "tensorrt", 22),
+        Target("tensorrt-10-strong", "strong", "tensorrt", 22),
+        Target("tensorrt-11", "strong", "tensorrt", 22, default=True),
+        Target("tensorrt-rtx", "strong", "tensorrt_rtx", 22),
+        Target("onnxruntime", "strong", "onnxruntime", 22),
+    )
+}
+
+DEFAULT_TARGET = next(target.name for target in TARGETS.values() if target.default)
+
+
+def get_target(name: str) -> Target:
+    """The target of that name; TargetError with the nearest names for any other."""
+    if name in TARGETS:
+        return TARGETS[name]
+    near = difflib.get_close_matches(name, TARGETS, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"take one of {', '.join(TARGETS)}"
+    raise TargetError(f"unknown target '{name}': {hint}")
