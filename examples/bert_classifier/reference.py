@@ -18,7 +18,7 @@ from .spec import EPSILON, BertSpec
 Array = np.ndarray
 Round = Callable[[str, Array], Array]
 """``round(step, value)``: float64 in, float64 out. The step is the name that the TorchScript exporter gives
-the node, with ``/Constant`` as its last part for a constant, e.g. ``/encoder/layer.0/output/dense/MatMul``."""
+the node, a constant's ends in ``/Constant``, e.g. ``/encoder/layer.0/output/dense/MatMul``."""
 Norm = Literal["native", "decomposed"]
 
 MASK = -3.4028234663852886e38
@@ -100,7 +100,7 @@ class Forward:
         return self.round(f"{step}/Constant", np.asarray(np.float32(value), dtype=np.float64))
 
     def linear(self, step: str, name: str, x: Array) -> Array:
-        """x W^T + b, the product and the sum as two steps."""
+        """X W^T + b, the product and the sum as two steps."""
         product = self.round(f"{step}/MatMul", x @ self.weight(f"{name}.weight").T)
         return self.round(f"{step}/Add", product + self.weight(f"{name}.bias"))
 
@@ -128,7 +128,7 @@ class Forward:
         return self.round(f"{step}/Softmax", powers / powers.sum(axis=-1, keepdims=True))
 
     def gelu(self, step: str, x: Array) -> Array:
-        """x (1 + erf(x / sqrt 2)) / 2 in the exporter's five steps."""
+        """X (1 + erf(x / sqrt 2)) / 2 in the exporter's five steps."""
         r = self.round
         inner = r(f"{step}/Erf", erf(r(f"{step}/Div", x / self.constant(step, math.sqrt(2)))))
         return r(f"{step}/Mul_1", r(f"{step}/Mul", x * r(f"{step}/Add", inner + 1.0)) * 0.5)

@@ -55,7 +55,9 @@ class Scope:
 
     def unsqueeze_anonymous(self, x: str) -> str:
         """Make a shape's entry a list of one; the exporter's own peephole names this constant otherwise."""
-        return self.op("Unsqueeze", x, self.writer.anonymous_constant("Unsqueeze", np.array([0], dtype=np.int64)))
+        return self.op(
+            "Unsqueeze", x, self.writer.anonymous_constant("Unsqueeze", np.array([0], dtype=np.int64))
+        )
 
 
 class TorchScriptWriter:
@@ -93,13 +95,13 @@ class TorchScriptWriter:
         return self.parts.node("Constant", [], output, f"Constant_{number}", value=constant_tensor(value))
 
     def linear(self, scope: Scope, name: str, x: str) -> str:
-        """x W^T + b for x of rank 3: the weight transposed, anonymous; the bias the Add's first operand."""
+        """X W^T + b for x of rank 3: the weight transposed, anonymous; the bias the Add's first operand."""
         weight = f"onnx::MatMul_{self.next_number()}"
         self.matmuls[weight] = np.ascontiguousarray(self.parts.weights[f"{name}.weight"].T)
         return scope.op("Add", f"{name}.bias", scope.op("MatMul", x, weight))
 
     def gemm(self, scope: Scope, name: str, x: str, output: str | None = None) -> str:
-        """x W^T + b for x of rank 2: a Gemm, the weight as it is."""
+        """X W^T + b for x of rank 2: a Gemm, the weight as it is."""
         inputs = (x, f"{name}.weight", f"{name}.bias")
         return scope.op("Gemm", *inputs, output=output, alpha=1.0, beta=1.0, transB=1)
 
@@ -115,9 +117,11 @@ class TorchScriptWriter:
         return scope.op("Add", scaled, beta)
 
     def gelu(self, scope: Scope, x: str) -> str:
-        """x (1 + erf(x / sqrt 2)) / 2, as the exporter decomposes it."""
+        """X (1 + erf(x / sqrt 2)) / 2, as the exporter decomposes it."""
         inner = scope.op("Erf", scope.op("Div", x, scope.number(math.sqrt(2))))
-        return scope.op("Mul", scope.op("Mul", x, scope.op("Add", inner, scope.number(1.0))), scope.number(0.5))
+        return scope.op(
+            "Mul", scope.op("Mul", x, scope.op("Add", inner, scope.number(1.0))), scope.number(0.5)
+        )
 
     def reshape(self, scope: Scope, x: str, shape: str) -> str:
         """Reshape; from opset 14 on torch writes ``allowzero`` out."""

@@ -1,4 +1,4 @@
-"""The weights of a sample model: trained or random, made hard on request, with a classifier fitted to them."""
+"""The weights of a sample model: trained or random, made hard on request, a classifier fitted to them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def _draw(spec: BertSpec, name: str, shape: tuple[int, ...]) -> Array:
     is_norm = "LayerNorm" in name
     if spec.weights == "fresh" and (is_norm or name.endswith(".bias")):
         return np.full(shape, 1.0 if is_norm and name.endswith(".weight") else 0.0, dtype=np.float32)
-    noise = np.random.default_rng([spec.seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
+    noise = np.random.default_rng([spec.seed, zlib.crc32(name.encode())]).standard_normal(
+        shape, dtype=np.float32
+    )
     if is_norm and name.endswith(".weight"):
         return np.float32(1.0) + np.float32(0.1) * noise
     if name.endswith(".bias"):
@@ -137,11 +139,13 @@ def _plant(spec: BertSpec, weights: dict[str, Array]) -> set[str]:
     """Add the massive channels, and the FFN's overflow, to the weights in place.
 
     The massive value is a bias, the same for every token, as in trained transformers (Sun et al. 2024,
-    "Massive Activations in Large Language Models", find them to act as biases); it is a whole number, the
-    rest of that output's row is zero, and what comes by the residual is almost zero, because an ulp of FP16
-    is up to 2 there and all of it would go into the mean of the row. The overflow is a product, two intermediate units at about 100 times weights of
-    hundreds, so that every weight itself fits in FP16; two channels get it with opposite signs, so that what
-    rounding the units to FP16 costs leaves the mean alone.
+    "Massive Activations in Large Language Models", find them to act as biases). It is a whole number, the rest
+    of that output's row is zero, and what comes by the residual is almost zero, because an ulp of FP16 is up
+    to 2 there and all of it would go into the mean of the row.
+
+    The overflow is a product, two intermediate units at about 100 times weights of 600, so that every weight
+    itself fits in FP16. Two channels get it with opposite signs, so that what rounding the units to FP16
+    costs leaves the mean alone.
 
     Returns:
       The names of the LayerNorms that now see values beyond sqrt(65504).

@@ -23,7 +23,9 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=1e-12)
         self.register_buffer("position_ids", torch.arange(positions).expand((1, -1)), persistent=False)
-        self.register_buffer("token_type_ids", torch.zeros((1, positions), dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "token_type_ids", torch.zeros((1, positions), dtype=torch.long), persistent=False
+        )
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         seq_length = input_ids.size()[1]
@@ -46,7 +48,7 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(hidden, hidden)
 
     def transpose_for_scores(self, x: Tensor) -> Tensor:
-        return x.view(x.size()[:-1] + (self.heads, self.head_size)).permute(0, 2, 1, 3)
+        return x.view((*x.size()[:-1], self.heads, self.head_size)).permute(0, 2, 1, 3)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         mixed_query_layer = self.query(hidden_states)
@@ -58,7 +60,7 @@ class SelfAttention(nn.Module):
         scores = scores + attention_mask
         probs = nn.functional.softmax(scores, dim=-1)
         context = torch.matmul(probs, value_layer).permute(0, 2, 1, 3).contiguous()
-        return context.view(context.size()[:-2] + (self.heads * self.head_size,))
+        return context.view((*context.size()[:-2], self.heads * self.head_size))
 
 
 class AddAndNorm(nn.Module):
