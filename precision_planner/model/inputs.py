@@ -1,0 +1,250 @@
+"""What a model takes, and batches of it: read from files, given as arrays, or synthesised."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from precision_planner.errors import InputsError
+from precision_planner.model import arrays
+from precision_planner.model.model import Model
+from precision_planner.model.tensors import numpy_dtype, type_name
+from precision_planner.model.types import Dim, from_type_proto
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a model.
+
+    Attributes:
+      name: its name.
+      elem_type: TensorProto.DataType.
+      shape: a size, a symbolic name or None per axis; None where the rank is not known.
+    """
+
+    name: str
+    elem_type: int
+    shape: tuple[Dim, ...] | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy (or ml_dtypes) type of its arrays."""
+        return numpy_dtype(self.elem_type)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether any axis is free."""
+        return self.shape is None or any(not isinstance(dim, int) for dim in self.shape)
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name}: {type_name(self.elem_type)}[{dims}]"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Batches of inputs, read one at a time and as often as needed.
+
+    Attributes:
+      source: where they come from, for people: a path, "arrays", or how they were synthesised.
+      synthesised: whether the planner made them up; decisions that rest on them say so.
+      labels: a name for each batch where they are known beforehand (files, shapes).
+    """
+
+    open: Callable[[], Iterator[Batch]] = field(repr=False)
+    source: str
+    synthesised: bool = False
+    labels: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.open()
+
+    def first(self) -> Batch:
+        """The first batch; InputsError if there is none."""
+        for batch in self:
+            return batch
+        raise InputsError(f"{self.source} gave no batch; give at least one")
+
+
+InputsSource = "Inputs | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | str | os.PathLike[str] | None"
+
+
+def input_specs(model: Model) -> tuple[InputSpec, ...]:
+    """The inputs that a caller must give: those without an initializer behind them.
+
+    Raises:
+      InputsError: an input is a sequence, an optional or a map.
+    """
+    graph = model.proto.graph
+    given = {tensor.name for tensor in graph.initializer}
+    given.update(sparse.values.name for sparse in graph.sparse_initializer)
+    specs = []
+    for value in graph.input:
+        if value.name in given:
+            continue
+        found = from_type_proto(value.type)
+        if found.container != "tensor":
+            raise InputsError(f"input '{value.name}' is a {found.container}; only tensors can be given as inputs")
+        specs.append(InputSpec(value.name, found.elem_type, found.shape))
+    return tuple(specs)
+
+
+def load_inputs(source: Any, model: Model, *, check: bool = True) -> Inputs:
+    """Batches for a model, each checked against what it takes.
+
+    Args:
+      source: a path (.npz; a folder of them, one a batch; Polygraphy's JSON; ``FILE.py[:load_data]``), a dict of
+        arrays, an iterable of such dicts, an `Inputs`, or None: valid ones are synthesised, and say so.
+      model: the model they are for.
+      check: convert and check each batch; see `fit_batch`.
+
+    Raises:
+      InputsError: missing or unreadable, or (while iterating) of the wrong names, types or shapes.
+    """
+    if isinstance(source, Inputs):
+        return source
+    if source is None:
+        from precision_planner.model.synthesis import synthesise
+
+        return synthesise(model)
+    found = _open(source)
+    if not check:
+        return found
+    specs = input_specs(model)
+
+    def batches() -> Iterator[Batch]:
+        count = 0
+        for count, batch in enumerate(found, start=1):
+            yield fit_batch(batch, specs, found.source)
+        if not count:
+            raise InputsError(f"{found.source} gave no batch; give at least one")
+
+    return Inputs(batches, found.source, False, found.labels)
+
+
+def fit_batch(batch: Mapping[str, Any], specs: Iterable[InputSpec], source: str = "the inputs") -> Batch:
+    """The batch in the types that the model takes; every mistake is named.
+
+    Integers of another width are converted where every value fits, floats of another width by rounding; a float
+    for an integer, or the other way round, is an error, as is any shape that the model does not take. Names that
+    are none of the model's inputs are errors too.
+
+    Raises:
+      InputsError: as said.
+    """
+    specs = tuple(specs)
+    known = {spec.name for spec in specs}
+    missing = [spec.name for spec in specs if spec.name not in batch]
+    extra = [name for name in batch if name not in known]
+    if missing or extra:
+        has = ", ".join(sorted(batch)) or "nothing"
+        what = f"lack '{missing[0]}'" if missing else f"have '{extra[0]}', which the model does not take"
+        raise InputsError(f"{source} {what}; the model takes {', '.join(sorted(known))} and they have {has}")
+    result: Batch = {}
+    sizes: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        array = _convert(np.asarray(batch[spec.name]), spec, source)
+        _check_shape(array, spec, sizes, source)
+        result[spec.name] = array
+    return result
+
+
+def cast_batch(batch: Mapping[str, np.ndarray], specs: Iterable[InputSpec]) -> Batch:
+    """A checked batch in the types of another form of the model: FP16 inputs rounded, int64 ids as int32."""
+    result: Batch = {}
+    for spec in specs:
+        if spec.name not in batch:
+            raise InputsError(
+                f"the candidate takes an input '{spec.name}' which the reference has not; it has {', '.join(batch)}"
+            )
+        array = batch[spec.name]
+        with np.errstate(over="ignore", invalid="ignore"):
+            result[spec.name] = array if array.dtype == spec.dtype else array.astype(spec.dtype)
+    return result
+
+
+def _open(source: Any) -> Inputs:
+    if isinstance(source, Mapping):
+        batch = {str(name): np.asarray(value) for name, value in source.items()}
+        return Inputs(lambda: iter([batch]), "the given arrays")
+    if not isinstance(source, (str, os.PathLike)):
+        if not isinstance(source, Iterable):
+            raise InputsError(f"inputs cannot be a {type(source).__name__}; give a path, a dict or a list of dicts")
+        batches = list(source)
+        return Inputs(lambda: iter([dict(batch) for batch in batches]), f"{len(batches)} given batches")
+    text = os.fspath(source)
+    path = Path(text)
+    if path.is_dir():
+        files = arrays.npz_files(path)
+        labels = tuple(file.name for file in files)
+        return Inputs(lambda: (arrays.read_npz(file) for file in files), f"{len(files)} files in {path}", False, labels)
+    if text.endswith(".py") or ".py:" in text:
+        return Inputs(arrays.read_loader(text), text)
+    if path.suffix == ".json":
+        stored = arrays.read_polygraphy(path)
+        return Inputs(lambda: iter(stored), text)
+    if path.suffix == ".npz" or path.is_file():
+        read = arrays.read_npz(path)
+        return Inputs(lambda: iter([read]), text, False, (path.name,))
+    raise InputsError(f"inputs {text} do not exist; give an .npz file, a folder of them, a JSON or a .py file")
+
+
+def _convert(array: np.ndarray, spec: InputSpec, source: str) -> np.ndarray:
+    if spec.elem_type == TensorProto.STRING:
+        if array.dtype.kind in "USO":
+            return array.astype(object)
+        raise InputsError(f"{source}: '{spec.name}' is {array.dtype}, the model takes strings")
+    wanted = spec.dtype
+    if array.dtype == wanted:
+        return array
+    have, want = _kind(array.dtype), _kind(wanted)
+    wrong = f"{source}: '{spec.name}' is {array.dtype}, the model takes {wanted}"
+    if have == want == "float":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return array.astype(wanted)
+    if have == want == "int":
+        info = np.iinfo(wanted)
+        if array.size and (int(array.min()) < info.min or int(array.max()) > info.max):
+            raise InputsError(f"{wrong}, and {array.min()} to {array.max()} does not fit; give smaller values")
+        return array.astype(wanted)
+    if want == "bool" and have == "int" and np.isin(array, (0, 1)).all():
+        return array.astype(bool)
+    if have == "bool" and want == "int":
+        return array.astype(wanted)
+    raise InputsError(f"{wrong}; convert it with .astype(numpy.{wanted})")
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    if dtype.kind in "iu":
+        return "int"
+    if dtype.kind == "b":
+        return "bool"
+    # ml_dtypes' bfloat16 and float8 are of numpy's kind V
+    return "float" if dtype.kind in "fV" and dtype.names is None else "other"
+
+
+def _check_shape(array: np.ndarray, spec: InputSpec, sizes: dict[str, tuple[int, str]], source: str) -> None:
+    if spec.shape is None:
+        return
+    if array.ndim != len(spec.shape):
+        raise InputsError(
+            f"{source}: '{spec.name}' has shape {list(array.shape)}, the model takes {len(spec.shape)} axes: {spec}"
+        )
+    for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
+        if isinstance(dim, int) and size != dim:
+            raise InputsError(
+                f"{source}: '{spec.name}' has shape {list(array.shape)}, but axis {axis} must be {dim}: {spec}"
+            )
+        if isinstance(dim, str) and sizes.setdefault(dim, (size, spec.name))[0] != size:
+            other, name = sizes[dim]
+            raise InputsError(
+                f"{source}: '{dim}' is {size} in '{spec.name}' (axis {axis}) but {other} in '{name}'; make them equal"
+            )

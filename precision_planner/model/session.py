@@ -1,0 +1,158 @@
+"""Running a `Model` in onnxruntime: FP32 as it is written, nothing fused, weights mapped rather than copied.
+
+Large models go through a temporary folder with external data, which onnxruntime maps; small ones through memory.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from precision_planner._extras import require
+from precision_planner.errors import ModelError
+from precision_planner.model.model import Model
+
+IN_MEMORY_BYTES = 16 << 20
+"""Models up to this size are handed to onnxruntime as bytes; larger ones as files with external data."""
+
+Providers = Sequence[str]
+
+
+class Session:
+    """An onnxruntime session over a `Model`; a context manager, which removes its temporary files.
+
+    Args:
+      model: what to run. Its IR version is lowered where onnxruntime does not know it.
+      outputs: values of the main graph to fetch; None takes the model's outputs. Any value may be named.
+      optimize: let onnxruntime optimize; off by default, as its fusions change the numbers (and the graph).
+      providers: execution providers; CPU by default.
+      threads: threads inside an operator; 0 leaves the choice to onnxruntime.
+      prepack: let onnxruntime rearrange weights for its kernels (a copy of every GEMM weight).
+
+    Raises:
+      MissingExtraError: onnxruntime is not installed.
+      ModelError: onnxruntime cannot load the model; the message has its reason.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        outputs: Sequence[str] | None = None,
+        *,
+        optimize: bool = False,
+        providers: Providers = ("CPUExecutionProvider",),
+        threads: int = 0,
+        prepack: bool = True,
+    ) -> None:
+        self._ort = require("onnxruntime", extra="cpu", purpose="running the model")
+        missing = [name for name in providers if name not in self._ort.get_available_providers()]
+        if missing:
+            raise ModelError(
+                f"onnxruntime here has no {missing[0]} (it has {', '.join(self._ort.get_available_providers())}); "
+                'install the extra that brings it: pip install "precision-planner[gpu]"'
+            )
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        options = self._ort.SessionOptions()
+        levels = self._ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        if outputs is not None:
+            model = with_outputs(model, outputs)
+        try:
+            self._session = self._open(model, options, list(providers))
+        except BaseException:
+            self.close()
+            raise
+        self.input_names: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
+        self.output_types: dict[str, str] = {item.name: item.type for item in self._session.get_outputs()}
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run one batch.
+
+        Args:
+          feeds: input name -> array; names the session does not take are left out.
+          outputs: which outputs to fetch; None takes all.
+
+        Returns:
+          Output name -> array (a list for a sequence, None for an empty optional).
+
+        Raises:
+          ModelError: onnxruntime stopped; the message has its reason.
+        """
+        names = list(self.output_names if outputs is None else outputs)
+        taken = {name: feeds[name] for name in self.input_names if name in feeds}
+        try:
+            return dict(zip(names, self._session.run(names, taken), strict=True))
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            if not _is_onnxruntime_error(error):
+                raise
+            raise ModelError(f"onnxruntime stopped while running the model: {_reason(error)}") from error
+
+    def close(self) -> None:
+        """Let go of the session and remove the temporary files."""
+        self._session = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, model: Model, options: Any, providers: list[str]) -> Any:
+        for _ in range(2):
+            try:
+                return self._ort.InferenceSession(self._source(model), options, providers=providers)
+            except Exception as error:
+                if not _is_onnxruntime_error(error):
+                    raise
+                newest = re.search(r"max supported IR version: (\d+)", str(error))
+                if newest is None:
+                    name = model.path or "the model"
+                    raise ModelError(f"onnxruntime cannot load {name}: {_reason(error)}") from error
+                proto = model.edit()
+                proto.ir_version = int(newest.group(1))
+                model = model.with_proto(proto)
+        raise AssertionError("the IR version was lowered and is still too new")
+
+    def _source(self, model: Model) -> bytes | str:
+        if model.stored_bytes <= IN_MEMORY_BYTES:
+            return model.to_bytes()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._folder = tempfile.TemporaryDirectory(prefix="precision-planner-")
+        path = Path(self._folder.name) / "model.onnx"
+        model.save(path, external=True)
+        return str(path)
+
+
+def with_outputs(model: Model, outputs: Sequence[str]) -> Model:
+    """The model with these values of the main graph as its outputs; onnxruntime finds their types itself."""
+    known = {value.name: value for value in model.proto.graph.output}
+    proto = model.edit()
+    del proto.graph.output[:]
+    for name in dict.fromkeys(outputs):
+        proto.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))
+    return model.with_proto(proto)
+
+
+def _is_onnxruntime_error(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] == "onnxruntime" or isinstance(error, (RuntimeError, ValueError))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    return text[:300]

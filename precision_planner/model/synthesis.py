@@ -1,0 +1,237 @@
+"""Valid inputs made up from the graph: ids within their table, masks of 0 and 1, images, positions, lengths.
+
+Deterministic: the same model gives the same batches. What free axes are is guessed from their names; where all
+axes are fixed there is one batch, otherwise three: the smallest, a usual and the longest.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from precision_planner.errors import InputsError
+from precision_planner.model.index import GraphIndex
+from precision_planner.model.inputs import Batch, InputSpec, Inputs, input_specs
+from precision_planner.model.model import Model
+from precision_planner.model.roles import Role, role_of
+from precision_planner.model.types import Dim, TypeTable, infer_types
+
+LONGEST_UNKNOWN = 512
+"""Tokens in the longest batch where no table of positions says how many there may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What free axes are set to in one batch."""
+
+    label: str
+    batch: int
+    sequence: int
+    past: int
+    image: int
+    other: int
+
+
+def synthesise(model: Model, *, seed: int = 0) -> Inputs:
+    """Valid inputs for a model, at the smallest, a usual and the longest shape.
+
+    Args:
+      model: any model whose inputs are tensors of numbers.
+      seed: other values of the same kind.
+
+    Returns:
+      Batches with `synthesised` set and a source that says what was assumed.
+
+    Raises:
+      InputsError: an input holds strings, or its rank is not known.
+    """
+    specs = input_specs(model)
+    index = GraphIndex(model.proto)
+    types = infer_types(model, index)
+    roles = {spec.name: role_of(spec, model, index, types) for spec in specs}
+    for spec in specs:
+        if roles[spec.name].kind == "string":
+            raise InputsError(f"input '{spec.name}' holds strings, which cannot be synthesised; give --inputs")
+        if spec.shape is None:
+            raise InputsError(f"input '{spec.name}' has no known rank, so none can be synthesised; give --inputs")
+    longest = _longest(model, roles, index, types)
+    usual = Sizes("usual", 4, min(64, longest), min(16, longest), 224, 8)
+    shapes = [usual]
+    if any(spec.is_dynamic for spec in specs):
+        shapes = [
+            Sizes("smallest", 1, min(8, longest), min(4, longest), 224, 2),
+            usual,
+            Sizes("longest", 1, longest, min(64, longest), 224, 16),
+        ]
+
+    def batches() -> Iterator[Batch]:
+        for sizes in shapes:
+            yield make_batch(specs, roles, sizes, seed)
+
+    said = "; ".join(f"{spec.name}: {_describe(roles[spec.name])}" for spec in specs)
+    return Inputs(batches, f"synthesised ({said})", True, tuple(sizes.label for sizes in shapes))
+
+
+def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Sizes, seed: int = 0) -> Batch:
+    """One batch; all inputs of it agree on which tokens are padding."""
+    shapes = {spec.name: tuple(_size(dim, axis, spec, roles[spec.name], sizes) for axis, dim in enumerate(_dims(spec)))
+              for spec in specs}
+    batch: Batch = {}
+    for spec in specs:
+        generator = np.random.default_rng([seed, zlib.crc32(spec.name.encode()), zlib.crc32(sizes.label.encode())])
+        values = _values(roles[spec.name], shapes[spec.name], sizes, generator)
+        batch[spec.name] = _store(values, spec.dtype)
+    return batch
+
+
+def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.random.Generator) -> np.ndarray:
+    rows = max(1, role.table or 1)
+    match role.kind:
+        case "tokens" | "indices":
+            # low ids are special tokens in every vocabulary that has them
+            low = 1 if role.pads or rows > 1000 else 0
+            ids = generator.integers(min(low, rows - 1), rows, shape)
+            return np.where(real_tokens(shape), ids, 0) if role.pads else ids
+        case "types":
+            half = np.arange(shape[-1] if shape else 1) >= (shape[-1] if shape else 1) // 2
+            return np.broadcast_to(half & (rows > 1), shape).astype(np.int64)
+        case "positions":
+            last = shape[-1] if shape else 1
+            return np.broadcast_to(np.arange(last) % (role.table or max(last, 1)), shape)
+        case "mask":
+            return real_tokens(shape).astype(np.int64)
+        case "additive_mask":
+            return np.where(real_tokens(shape), 0.0, -10000.0)
+        case "boolean":
+            return generator.integers(0, 2, shape).astype(bool)
+        case "length":
+            return np.full(shape, sizes.sequence)
+        case "size":
+            return np.full(shape, sizes.image)
+        case "timestep":
+            return np.full(shape, 500)
+        case "image":
+            return _picture(shape, generator) * role.scale
+        case "audio":
+            return np.clip(generator.normal(0.0, 0.1, shape), -1, 1)
+        case "positive":
+            return generator.uniform(0.5, 1.5, shape)
+        case "integer":
+            return generator.integers(0, 2, shape)
+        case _:
+            return np.clip(generator.normal(0.0, 1.0, shape), -4, 4)
+
+
+def real_tokens(shape: tuple[int, ...]) -> np.ndarray:
+    """True where a token is real. The first row is full; later rows end in a tail of padding, a quarter at most.
+
+    Masks of rank 3 and 4 ([batch, 1, queries, keys]) have the tail along the keys.
+    """
+    if not shape:
+        return np.ones((), bool)
+    length = shape[-1]
+    row = np.arange(shape[0] if len(shape) > 1 else 1)
+    real = length - (row % 4) * (length // 12)
+    mask = np.arange(length)[None, :] < np.maximum(real, 1)[:, None]
+    if len(shape) == 1:
+        return np.asarray(mask[0])
+    return np.broadcast_to(mask.reshape(shape[0], *([1] * (len(shape) - 2)), length), shape).copy()
+
+
+def _picture(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """A picture in [0, 1] with structure at two scales: a gradient with waves, and grain.
+
+    White noise is no picture: it drives convolutions to ranges that no photograph reaches.
+    """
+    grain = generator.uniform(0.0, 1.0, shape)
+    if len(shape) < 2:
+        return grain
+    height, width = shape[-2:] if shape[-1] > 4 else (shape[-3] if len(shape) > 2 else 1, shape[-2])
+    y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
+    waves = 0.5 + 0.25 * np.sin(9 * x + 4 * y) * np.cos(7 * y) + 0.2 * (x - 0.5)
+    wide = waves if shape[-1] > 4 or len(shape) < 3 else waves[..., None]
+    return np.clip(0.85 * np.broadcast_to(wide, shape) + 0.15 * grain, 0.0, 1.0)
+
+
+def _store(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        values = np.clip(values, info.min, info.max)
+    return np.ascontiguousarray(values).astype(dtype).reshape(values.shape)
+
+
+def _dims(spec: InputSpec) -> tuple[Dim, ...]:
+    assert spec.shape is not None
+    return spec.shape
+
+
+def _size(dim: Dim, axis: int, spec: InputSpec, role: Role, sizes: Sizes) -> int:
+    if isinstance(dim, int):
+        return dim
+    rank = len(_dims(spec))
+    name = (dim or "").lower()
+    if "+" in name:  # "past_sequence_length + sequence_length", as exporters name a total
+        return sum(
+            int(part) if part.strip().isdigit() else _size(part.strip(), axis, spec, role, sizes)
+            for part in name.split("+")
+        )
+    if re.search(r"batch|^n$|^b$", name):
+        return sizes.batch
+    if "total" in name and re.search(r"seq|len", name):
+        return sizes.past + sizes.sequence
+    if re.search(r"past|cache|kv_", name):
+        return sizes.past
+    if role.kind == "image":
+        if re.search(r"channel", name):
+            return 3
+        return sizes.batch if axis == 0 and not re.search(r"height|width|^h$|^w$", name) else sizes.image
+    if re.search(r"height|width|^h$|^w$", name):
+        return sizes.image
+    if re.search(r"seq|len|token|time|frame|sample|position", name):
+        return sizes.sequence if role.kind != "audio" else 16000
+    if axis == 0 and (rank > 1 or role.kind in ("tokens", "indices", "length", "float")):
+        return sizes.batch
+    if role.kind in ("tokens", "types", "positions", "mask", "additive_mask", "indices"):
+        return sizes.sequence
+    if role.kind == "cache":
+        return sizes.past
+    return sizes.sequence if rank == 3 and axis == 1 else (16000 if role.kind == "audio" else sizes.other)
+
+
+def _longest(model: Model, roles: dict[str, Role], index: GraphIndex, types: TypeTable) -> int:
+    """The most tokens that the model's tables of positions allow."""
+    limits = [role.table for role in roles.values() if role.kind == "positions" and role.table]
+    for name, tensor in index.main.initializers.items():
+        dims = tuple(tensor.dims)
+        if re.search(r"position", name, re.IGNORECASE) and len(dims) == 2 and min(dims) >= 1:
+            # [positions, hidden] of a table, or [1, positions] of the ids that index it
+            rows = dims[1] if dims[0] == 1 else dims[0]
+            if rows >= 8:
+                # RoBERTa's positions start behind the padding index, so that 514 rows serve 512 tokens
+                limits.append(rows - 2 if rows % 8 == 2 else rows)
+    for node in index.main.nodes:
+        if node.op_type == "Slice" and node.input and (limit := _sliced_ids(index, node.input[0], model)):
+            limits.append(limit)
+    return max(2, min([*limits, LONGEST_UNKNOWN]))
+
+
+def _sliced_ids(index: GraphIndex, value: str, model: Model) -> int | None:
+    """The length of a constant 0, 1, 2, ... that the graph slices to the sequence: BERT's position ids."""
+    ids = index.constant(index.main, value, model, 1 << 16)
+    if ids is None or ids.dtype.kind != "i" or ids.ndim not in (1, 2) or ids.size < 8:
+        return None
+    flat = ids.reshape(-1)
+    return int(flat.size) if flat[0] == 0 and bool((np.diff(flat) == 1).all()) else None
+
+
+def _describe(role: Role) -> str:
+    if role.table is not None:
+        return f"{role.kind} below {role.table}"
+    if role.kind == "image":
+        return f"image in [0, {role.scale:g}]"
+    return {"mask": "mask of 0 and 1 with a tail", "float": "normal(0, 1)"}.get(role.kind, role.kind)

@@ -1,0 +1,148 @@
+"""Rounding plans: from a selection of nodes, and from a type assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from onnx import TensorProto
+
+from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
+from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
+from precision_planner.simulation.schemas import EXACT, LOW_TYPES, POINTWISE, low_slots, output_like_input
+from precision_planner.typing.assignment import TypeAssignment
+
+
+def element_types(model: Model, index: GraphIndex, types: TypeTable | None = None) -> dict[ValueKey, int]:
+    """(scope, value) -> element type, with what shape inference leaves open filled in from the schemas.
+
+    Only tensors are listed; values of unknown type (behind custom operators) are missing.
+    """
+    types = infer_types(model, index) if types is None else types
+    found: dict[ValueKey, int] = {
+        key: value.elem_type for key, value in types.items() if value.container == "tensor" and value.elem_type
+    }
+    containers = {key for key, value in types.items() if value.container != "tensor"}
+    for scope, _, node in index.nodes():
+        if all((scope.path, output) in found for output in node.output if output):
+            continue
+        sources = output_like_input(node, model.opsets)
+        for position, output in enumerate(node.output):
+            key = (scope.path, output)
+            if not output or key in found or key in containers:
+                continue
+            source = sources.get(position)
+            if node.op_type == "Cast":
+                found[key] = next((a.i for a in node.attribute if a.name == "to"), 0)
+            elif isinstance(source, int):
+                holder = index.resolve(scope, node.input[source])
+                if holder is not None and (holder.path, node.input[source]) in found:
+                    found[key] = found[holder.path, node.input[source]]
+            elif source == "tensor(float)":
+                found[key] = TensorProto.FLOAT
+    return found
+
+
+def all_low(
+    model: Model,
+    index: GraphIndex,
+    elem_type: int,
+    keep: Collection[NodeId] = (),
+    weights: Overflow = "inf",
+) -> RoundingPlan:
+    """Everything float that can go low is low, but for the nodes kept.
+
+    Args:
+      model: FP32, without local functions.
+      index: of its proto.
+      elem_type: FLOAT16 or BFLOAT16.
+      keep: nodes that read, compute and store FP32.
+      weights: how constants are rounded.
+    """
+    kept = frozenset(keep)
+    found = element_types(model, index)
+    low: set[ValueKey] = set()
+    values: dict[ValueKey, int] = {}
+    edges: dict[EdgeKey, int] = {}
+    for scope, position, node in index.nodes():
+        slots = None if index.node_id(scope, position) in kept else low_slots(node, model.opsets, elem_type)
+        if slots is None:
+            continue
+        for slot in slots[0]:
+            holder = index.resolve(scope, node.input[slot])
+            if holder is None:
+                continue
+            key = (holder.path, node.input[slot])
+            if found.get(key) == TensorProto.FLOAT and key not in low:
+                edges[scope.path, position, slot] = elem_type
+        for output_slot in slots[1]:
+            key = (scope.path, node.output[output_slot])
+            if found.get(key) == TensorProto.FLOAT:
+                low.add(key)
+                if not _is_exact(node.op_type, node.domain):
+                    values[key] = elem_type
+    return RoundingPlan(values, edges, weights)
+
+
+def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Overflow = "inf") -> RoundingPlan:
+    """Round where the assignment stores low, and on the edges where it casts down.
+
+    Args:
+      assignment: of this very model (types are looked up by its scopes and names).
+      index: of the model's proto.
+      weights: how constants are rounded.
+    """
+    values: dict[ValueKey, int] = {}
+    edges: dict[EdgeKey, int] = {}
+    for key, elem_type in assignment.storage.items():
+        scope = index.by_path.get(key[0])
+        if elem_type not in LOW_TYPES or scope is None or key in assignment.constants:
+            continue
+        node = scope.producer_node(key[1])
+        if node is not None and not _has_body(node):
+            values[key] = elem_type
+    for (node_id, slot), elem_type in assignment.reads.items():
+        at = index.find(node_id)
+        if elem_type not in LOW_TYPES or at is None:
+            continue
+        scope, position = at
+        value = scope.nodes[position].input[slot]
+        holder = index.resolve(scope, value)
+        if holder is None or _has_body(scope.nodes[position]):
+            continue
+        if values.get((holder.path, value)) != elem_type:
+            edges[scope.path, position, slot] = elem_type
+    return RoundingPlan(values, edges, weights)
+
+
+def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:
+    """Leave unrounded what never leaves a kernel: values made by a pointwise node and read by pointwise nodes alone.
+
+    Reductions, GEMMs, convolutions, softmax and normalizations end a chain on both sides: what they read and write
+    is stored. A value that anything else reads, a body or the caller, is stored too. Constants are converted before
+    any kernel runs, so their rounding stays.
+    """
+    return replace(
+        plan, values={key: kind for key, kind in plan.values.items() if not _stays_inside(index.by_path[key[0]], key[1])}
+    )
+
+
+def _stays_inside(scope: Scope, value: str) -> bool:
+    node = scope.producer_node(value)
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in POINTWISE:
+        return False
+    if scope.is_output(value) or value in scope.captures or value in scope.body_outputs:
+        return False
+    readers = [scope.nodes[use.position] for use in scope.consumers(value)]
+    return bool(readers) and all(
+        reader.op_type in POINTWISE and reader.domain in ("", "ai.onnx") for reader in readers
+    )
+
+
+def _is_exact(op_type: str, domain: str) -> bool:
+    return op_type in EXACT and domain in ("", "ai.onnx")
+
+
+def _has_body(node: object) -> bool:
+    return any(a.HasField("g") or a.graphs for a in node.attribute)  # type: ignore[attr-defined]

@@ -1,0 +1,218 @@
+"""Explicit rounding in an FP32 graph: a Cast to the 16-bit type and back wherever a value is stored low.
+
+onnxruntime's CPU provider computes a 16-bit graph in FP32 and drops the Casts it thinks it needs none of. Pairs of
+Casts that stand in an FP32 graph it keeps, so that is where the rounding is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from precision_planner.model import (
+    GraphIndex,
+    LazyPayload,
+    Model,
+    Payload,
+    Scope,
+    WeightStoreBuilder,
+    marker_key,
+    numpy_dtype,
+    set_payload,
+    stored_tensor,
+)
+from precision_planner.model.tensors import clear_values
+from precision_planner.numerics.rounding import Overflow, round_to_format
+
+FORMAT_NAMES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+
+ValueKey = tuple[tuple[str, ...], str]
+EdgeKey = tuple[tuple[str, ...], int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingPlan:
+    """Where an FP32 graph is rounded.
+
+    Attributes:
+      values: (scope, value) -> FLOAT16 or BFLOAT16: rounded where it is produced.
+      edges: (scope, node position, input) -> type: rounded where it is read, for that reader alone. A constant read
+        so is rounded beforehand, by the policy for weights.
+      weights: "inf" (IEEE, what ONNX Cast does) or "saturate" (TensorRT's weak conversion of weights).
+    """
+
+    values: Mapping[ValueKey, int] = field(default_factory=dict)
+    edges: Mapping[EdgeKey, int] = field(default_factory=dict)
+    weights: Overflow = "inf"
+
+
+def apply_rounding(model: Model, plan: RoundingPlan) -> Model:
+    """Write a rounding plan into an FP32 model. Every value keeps its name; it is the rounded one.
+
+    Args:
+      model: FP32, without local functions.
+      plan: where to round; positions are those of the model's own node lists.
+    """
+    proto = model.edit()
+    index = GraphIndex(proto)
+    writer = _Writer(model, index, plan)
+    for scope in reversed(index.scopes):  # bodies before the graphs that hold them: copying a node copies its bodies
+        writer.rewrite(scope)
+    del proto.graph.value_info[:]
+    _drop_unread(proto.graph)
+    return model.with_proto(proto, writer.store.build())
+
+
+class _Writer:
+    def __init__(self, model: Model, index: GraphIndex, plan: RoundingPlan) -> None:
+        self.model, self.index, self.plan = model, index, plan
+        self.store: WeightStoreBuilder = model.weights.builder()
+
+    def rewrite(self, scope: Scope) -> None:
+        graph = scope.container
+        assert isinstance(graph, GraphProto)
+        rounded: dict[tuple[str, int], str] = {}
+        nodes: list[NodeProto] = []
+        for position, node in enumerate(scope.nodes):
+            # looked up before anything is renamed: a node may read one value in two types
+            for slot, value in enumerate(list(node.input)):
+                elem_type = self.plan.edges.get((scope.path, position, slot))
+                if elem_type is None or not value:
+                    continue
+                if (value, elem_type) not in rounded:
+                    rounded[value, elem_type] = self._read_low(scope, graph, value, elem_type, nodes)
+                node.input[slot] = rounded[value, elem_type]
+            nodes.append(node)
+            for slot, value in enumerate(list(node.output)):
+                elem_type = self.plan.values.get((scope.path, value)) if value else None
+                if elem_type is not None:
+                    wide = f"{value}__planner_wide"
+                    node.output[slot] = wide
+                    nodes.extend(cast_pair(wide, value, elem_type))
+        copies = [_copy(node) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+        del graph.value_info[:]
+
+    def _read_low(self, scope: Scope, graph: GraphProto, value: str, elem_type: int, nodes: list[NodeProto]) -> str:
+        """The name of `value` rounded, made just now if it was not there."""
+        name = f"{value}__planner_{FORMAT_NAMES[elem_type]}"
+        tensor = self._constant_tensor(scope, value)
+        if tensor is None:
+            nodes.extend(cast_pair(value, name, elem_type))
+        else:
+            graph.initializer.append(self._round_tensor(tensor, name, elem_type))
+        return name
+
+    def _constant_tensor(self, scope: Scope, value: str) -> TensorProto | None:
+        holder = self.index.resolve(scope, value)
+        if holder is None:
+            return None
+        tensor = holder.initializers.get(value)
+        if tensor is not None:
+            return None if holder.is_overridable(value) and holder.kind == "main" else tensor
+        node = holder.producer_node(value)
+        if node is None or node.op_type != "Constant":
+            return None
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                return attribute.t
+            if attribute.name == "value_float":
+                return helper.make_tensor(value, TensorProto.FLOAT, (), [attribute.f])
+            if attribute.name == "value_floats":
+                return helper.make_tensor(value, TensorProto.FLOAT, (len(attribute.floats),), attribute.floats)
+        return None
+
+    def _round_tensor(self, tensor: TensorProto, name: str, elem_type: int) -> TensorProto:
+        precision, policy = FORMAT_NAMES[elem_type], self.plan.weights
+        key = marker_key(tensor)
+        if key is None:
+            array = self.model.array(tensor)
+            return _inline(name, array.shape, round_to_format(np.asarray(array, np.float32), precision, overflow=policy))
+        payload = map_payload(
+            self.model.weights[key], np.dtype(np.float32), lambda x: round_to_format(x, precision, overflow=policy)
+        )
+        return stored_tensor(name, tuple(tensor.dims), TensorProto.FLOAT, self.store.add(payload))
+
+
+def cast_pair(source: str, target: str, elem_type: int) -> list[NodeProto]:
+    """Two Casts: to the 16-bit type and back to FP32."""
+    low = f"{target}__planner_low"
+    return [
+        helper.make_node("Cast", [source], [low], name=f"{low}/to", to=elem_type),
+        helper.make_node("Cast", [low], [target], name=f"{low}/from", to=TensorProto.FLOAT),
+    ]
+
+
+def map_payload(
+    payload: Payload, dtype: np.dtype[Any], function: Callable[[np.ndarray], np.ndarray], scale: float = 1.0
+) -> LazyPayload:
+    """A payload computed from another, element by element, while it is streamed.
+
+    Args:
+      payload: the source, whole elements in every chunk.
+      dtype: of the source.
+      function: an array of the source's elements -> an array of as many.
+      scale: bytes per source byte.
+    """
+
+    def produce() -> Iterator[np.ndarray]:
+        for chunk in payload.chunks():
+            yield function(np.frombuffer(chunk, np.uint8).view(dtype))
+
+    return LazyPayload(int(payload.nbytes * scale), produce)
+
+
+def widen_tensor(tensor: TensorProto, model: Model, store: WeightStoreBuilder) -> None:
+    """Turn a FLOAT16 or BFLOAT16 tensor into FLOAT in place: exact."""
+    dtype = numpy_dtype(tensor.data_type)
+    key = marker_key(tensor)
+    if key is None:
+        array = model.array(tensor).astype(np.float32)
+        clear_values(tensor)
+        tensor.raw_data = np.ascontiguousarray(array).tobytes()
+    else:
+        set_payload(tensor, store.add(map_payload(model.weights[key], dtype, lambda x: x.astype(np.float32), 2.0)))
+    tensor.data_type = TensorProto.FLOAT
+
+
+def _inline(name: str, shape: tuple[int, ...], array: np.ndarray) -> TensorProto:
+    tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT)
+    tensor.raw_data = np.ascontiguousarray(array).tobytes()
+    return tensor
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    """Drop the initializers that nothing reads any more: their rounded copies took their place."""
+    read = _reads(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    if len(kept) < len(graph.initializer):
+        copies = []
+        for tensor in kept:
+            copy = TensorProto()
+            copy.CopyFrom(tensor)
+            copies.append(copy)
+        del graph.initializer[:]
+        graph.initializer.extend(copies)
+
+
+def _reads(graph: GraphProto) -> set[str]:
+    read = {value.name for value in (*graph.output, *graph.input)}
+    for node in graph.node:
+        read.update(node.input)
+        for attribute in node.attribute:
+            for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                read |= _reads(body)
+    return read
+
+

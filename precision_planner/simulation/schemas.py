@@ -1,0 +1,99 @@
+"""What the ONNX operator schemas say about 16-bit types, and which operators round nothing."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+POINTWISE = frozenset(
+    "Abs Add And Acos Acosh Asin Asinh Atan Atanh BitShift Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor "
+    "Gelu Greater GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg "
+    "Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh "
+    "ThresholdedRelu Where Xor".split()
+)
+"""Operators that a builder computes element by element, and so may chain inside one kernel."""
+
+EXACT = frozenset(
+    "Abs Ceil Clip Compress Concat DepthToSpace Dropout Expand Flatten Floor Gather GatherElements GatherND Identity "
+    "Max MaxPool GlobalMaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape ReverseSequence Round ScatterElements "
+    "ScatterND Scatter Sign Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where "
+    "Shape Size".split()
+)
+"""Operators whose results are their inputs' values (or their negatives, or integers among them): rounding inputs
+that are rounded already would change nothing."""
+
+_NEVER_LOW = frozenset(
+    "Shape Size If Loop Scan SequenceMap QuantizeLinear DequantizeLinear DynamicQuantizeLinear Constant".split()
+)
+"""Not asked for their types: they read shapes, hold bodies (whose nodes are asked), or belong to quantization."""
+
+
+@lru_cache(maxsize=4096)
+def _schema(op_type: str, domain: str, version: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def low_slots(node: NodeProto, opsets: dict[str, int], elem_type: int) -> tuple[frozenset[int], frozenset[int]] | None:
+    """The inputs and outputs of a node that may have a 16-bit type; None where the node cannot run in it at all.
+
+    For BF16 the newest schema is asked: it was added to many operators long after they appeared, and a weakly typed
+    builder does not ask the opset.
+
+    Args:
+      node: any node.
+      opsets: the model's, "" for the default domain.
+      elem_type: FLOAT16 or BFLOAT16.
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if node.op_type in _NEVER_LOW and not domain:
+        return None
+    schema = _schema(node.op_type, domain, opsets.get(domain, 1))
+    if schema is None:
+        return None
+    typed_by = schema
+    if elem_type == TensorProto.BFLOAT16:
+        typed_by = _schema(node.op_type, domain, onnx.defs.onnx_opset_version() if not domain else 1000) or schema
+    wanted = f"tensor({TensorProto.DataType.Name(elem_type).lower()})"
+    low = {c.type_param_str for c in typed_by.type_constraints if wanted in c.allowed_type_strs}
+    inputs = frozenset(i for i in range(len(node.input)) if node.input[i] and _formal(schema.inputs, i) in low)
+    outputs = frozenset(i for i in range(len(node.output)) if node.output[i] and _formal(schema.outputs, i) in low)
+    return (inputs, outputs) if inputs or outputs else None
+
+
+def output_like_input(node: NodeProto, opsets: dict[str, int]) -> dict[int, int | str]:
+    """Where an output's type comes from: the index of an input that shares it, or a fixed type's string."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    schema = _schema(node.op_type, domain, opsets.get(domain, 1))
+    if schema is None:
+        return {}
+    found: dict[int, int | str] = {}
+    for position in range(len(node.output)):
+        formal = _formal(schema.outputs, position)
+        if formal.startswith("tensor("):
+            found[position] = formal
+            continue
+        for slot in range(len(node.input)):
+            if node.input[slot] and formal and _formal(schema.inputs, slot) == formal:
+                found[position] = slot
+                break
+    return found
+
+
+def _formal(formals: object, position: int) -> str:
+    listed = list(formals)  # type: ignore[call-overload]
+    if not listed:
+        return ""
+    if position >= len(listed):
+        last = listed[-1]
+        variadic = last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic
+        return str(last.type_str) if variadic and last.is_homogeneous else ""
+    return str(listed[position].type_str)

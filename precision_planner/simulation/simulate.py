@@ -1,0 +1,218 @@
+"""Honest FP16 and BF16 on a CPU: the FP32 graph with every value rounded where it would be stored.
+
+Inside an operator everything is FP32, as tensor cores accumulate; between operators a value is what its 16-bit type
+holds, so overflow, inf - inf and NaN appear where they would.
+
+Two semantics:
+
+- ``typed``: every node's result is rounded, as a strongly typed graph is defined by ONNX. Constants round as ONNX
+  Cast does (past 65504 to infinity, under 2^-25 to zero).
+- ``fused``: what TensorRT may do at worst: chains of pointwise operators stay in FP32 within a kernel, and a value
+  is rounded where a kernel ends; constants saturate as in TensorRT's weak conversion of weights. A weakly typed
+  builder is free to choose TF32 or FP32 where that is faster, so the prediction is the worst it is allowed to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from precision_planner.errors import ConversionError
+from precision_planner.model import GraphIndex, Model, NodeId
+from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, load_inputs
+from precision_planner.model.session import Session
+from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.keep import select_nodes
+from precision_planner.simulation.plans import all_low, from_assignment, fuse_chains
+from precision_planner.simulation.rounding import apply_rounding
+from precision_planner.simulation.schemas import ELEMENT_TYPES
+from precision_planner.simulation.stash import expand_low_stash
+from precision_planner.simulation.typed import is_typed_low, widen
+from precision_planner.typing.assignment import TypeAssignment
+
+if TYPE_CHECKING:
+    from precision_planner.model.model import ModelSource
+
+Semantics = Literal["typed", "fused"]
+WeightPolicy = Literal["ieee", "saturate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """An FP32 model that computes what a 16-bit one would.
+
+    Attributes:
+      model: FP32, with explicit rounding; every value keeps the name it has in the model it came from.
+      specs: the inputs of the model it came from, in their own types; they are given so rounded.
+      rounded: (scope, value) -> FLOAT16 or BFLOAT16, of every value that is rounded where it is produced.
+      semantics: "typed" or "fused".
+      description: what was done, in one sentence.
+    """
+
+    model: Model
+    specs: tuple[InputSpec, ...]
+    rounded: Mapping[tuple[tuple[str, ...], str], int]
+    semantics: Semantics
+    description: str
+
+    def feeds(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch as the 16-bit model takes it (FP16 inputs are rounded), in the types that this one takes."""
+        wide = {spec.name: spec for spec in input_specs(self.model)}
+        rounded = cast_batch(batch, self.specs)
+        return {name: array.astype(wide[name].dtype, copy=False) for name, array in rounded.items()}
+
+
+def prepare(
+    source: ModelSource,
+    *,
+    precision: str | None = None,
+    keep_fp32: Iterable[str | NodeId] = (),
+    assignment: TypeAssignment | None = None,
+    semantics: Semantics = "typed",
+    weights: WeightPolicy | None = None,
+) -> Simulation:
+    """The FP32 model that computes what a 16-bit one would.
+
+    Args:
+      source: a model. One that is typed already (FP16 or BF16 in its graph) is evaluated as it is typed; an FP32
+        one is rounded everywhere but where `keep_fp32` or `assignment` says otherwise.
+      precision: "fp16" or "bf16" for an FP32 model; fp16 by default.
+      keep_fp32: nodes that stay FP32: names, globs on them, op types, pattern kinds ("layernorm"), `NodeId`s.
+      assignment: types for every value, instead of `precision` and `keep_fp32`.
+      semantics: "typed" or "fused", see the module.
+      weights: "ieee" or "saturate"; by default what the semantics say.
+
+    Raises:
+      ConversionError: unknown precision or semantics, or an assignment for a typed model.
+      SelectorError: an entry of `keep_fp32` matches nothing.
+    """
+    if semantics not in ("typed", "fused"):
+        raise ConversionError(f"semantics {semantics!r} are unknown; use typed or fused")
+    if precision is not None and precision not in ELEMENT_TYPES:
+        raise ConversionError(f"precision {precision!r} cannot be simulated; use fp16 or bf16")
+    if weights not in (None, "ieee", "saturate"):
+        raise ConversionError(f"weights {weights!r} are unknown; use ieee or saturate")
+    policy: Overflow = "saturate" if (weights or ("saturate" if semantics == "fused" else "ieee")) == "saturate" else "inf"
+    original = Model.load(source)
+    model = inline_functions(original)
+    specs = input_specs(model)
+    if is_typed_low(model):
+        if assignment is not None:
+            raise ConversionError("the model is typed already, so no type assignment can be simulated on it")
+        model = expand_low_stash(model)
+        wide, plan = widen(model, policy)
+        description = "the model as it is typed"
+    else:
+        wide = model
+        index = GraphIndex(wide.proto)
+        if assignment is not None:
+            plan = from_assignment(assignment, index, policy)
+            description = f"the plan's types ({assignment.options.precision})"
+        else:
+            precision = precision or "fp16"
+            kept = select_nodes(wide, index, keep_fp32)
+            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy)
+            description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
+    if semantics == "fused":
+        plan = fuse_chains(plan, GraphIndex(wide.proto))
+    stored = "saturating weights" if policy == "saturate" else "IEEE weights"
+    description += f", {semantics} semantics, {stored}"
+    return Simulation(apply_rounding(wide, plan), specs, dict(plan.values), semantics, description)
+
+
+def simulate(
+    source: ModelSource,
+    inputs: Any = None,
+    *,
+    precision: str | None = None,
+    keep_fp32: Iterable[str | NodeId] = (),
+    assignment: TypeAssignment | None = None,
+    semantics: Semantics = "typed",
+    weights: WeightPolicy | None = None,
+    outputs: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """What the model gives in FP16 or BF16, computed honestly on a CPU.
+
+    Args:
+      source: a path, a ModelProto or a `Model`; see `prepare` for typed and FP32 models.
+      inputs: a dict of arrays, a path (see `load_inputs`), or None for synthesised ones. Of several batches the
+        first is taken.
+      precision, keep_fp32, assignment, semantics, weights: see `prepare`.
+      outputs: values of the main graph to return; None takes the model's outputs.
+
+    Returns:
+      Value -> array, floats as float32 that hold 16-bit values where they are stored so.
+
+    Raises:
+      InputsError: the inputs do not fit the model.
+      MissingExtraError: onnxruntime is not installed.
+    """
+    simulation = prepare(
+        source,
+        precision=precision,
+        keep_fp32=keep_fp32,
+        assignment=assignment,
+        semantics=semantics,
+        weights=weights,
+    )
+    batch = load_inputs(inputs, Model.load(source)).first()
+    with open_simulation(simulation, outputs) as session:
+        return session.run(simulation.feeds(batch))
+
+
+@contextmanager
+def open_simulation(simulation: Simulation, outputs: Sequence[str] | None = None) -> Iterator[Session]:
+    """A session over a simulation, after the proof that this onnxruntime rounds where it is told."""
+    prove_rounding()
+    with Session(simulation.model, outputs) as session:
+        yield session
+
+
+_proven: list[str] = []
+
+
+def prove_rounding() -> None:
+    """Once a process: x * 1e4 * 1e4 * 1e-4 * 1e-4 must be infinite in simulated FP16.
+
+    Raises:
+      RuntimeError: this onnxruntime removed the rounding; nothing it computes could be believed.
+    """
+    if _proven:
+        return
+    names = ["x", "a", "b", "c", "y"]
+    nodes = [
+        onnx.helper.make_node("Mul", [names[i], f"k{i}"], [names[i + 1]]) for i in range(4)
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "proof",
+        [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [onnx.helper.make_tensor(f"k{i}", TensorProto.FLOAT, [], [v]) for i, v in enumerate((1e4, 1e4, 1e-4, 1e-4))],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    model = Model.load(proto)
+    index = GraphIndex(model.proto)
+    rounded = apply_rounding(model, all_low(model, index, TensorProto.FLOAT16))
+    with Session(rounded) as session:
+        value = session.run({"x": np.ones(1, np.float32)})["y"]
+    if not np.isinf(value).all():
+        raise RuntimeError(f"onnxruntime removed the explicit rounding ({value[0]} instead of inf); report its version")
+    _proven.append("fp16")
+
+
+def inline_functions(model: Model) -> Model:
+    """The model without local functions: their bodies stand where they were called."""
+    if not model.proto.functions:
+        return model
+    from onnx import inliner
+
+    return model.with_proto(inliner.inline_local_functions(model.proto))
+
+

@@ -1,0 +1,84 @@
+"""Normalizations whose `stash_type` is a 16-bit type: their statistics are rounded too."""
+
+from __future__ import annotations
+
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from precision_planner.model import GraphIndex, Model
+from precision_planner.simulation.schemas import LOW_TYPES
+
+
+def expand_low_stash(model: Model) -> Model:
+    """Write LayerNormalization with a 16-bit `stash_type` as the steps that ONNX defines, in that type.
+
+    ONNX computes the mean, the variance and the normalized value ("stage one") in `stash_type`, so a 16-bit one
+    overflows where a decomposed LayerNorm would. The steps are rounded like every other node of a typed graph.
+    The usual stash_type 1 (FLOAT) leaves the node as it is: FP32 inside, rounded at its result.
+
+    Args:
+      model: typed, without local functions.
+    """
+    if not any(_stash(node) in LOW_TYPES for _, _, node in GraphIndex(model.proto).nodes()):
+        return model
+    proto = model.edit()
+    for scope in reversed(GraphIndex(proto).scopes):
+        graph = scope.container
+        assert isinstance(graph, GraphProto)
+        nodes: list[NodeProto] = []
+        for node in scope.nodes:
+            nodes.extend(_steps(node, _stash(node)) if _stash(node) in LOW_TYPES else [node])
+        copies = []
+        for node in nodes:
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            copies.append(copy)
+        del graph.node[:]
+        graph.node.extend(copies)
+    return model.with_proto(proto)
+
+
+def _stash(node: NodeProto) -> int:
+    if node.op_type != "LayerNormalization" or node.domain not in ("", "ai.onnx"):
+        return 0
+    return next((a.i for a in node.attribute if a.name == "stash_type"), TensorProto.FLOAT)
+
+
+def _steps(node: NodeProto, stash: int) -> list[NodeProto]:
+    """Stage one and two of the specification's function body.
+
+    The axes are all trailing ones from `axis` on, which a reduction can only be told once the rank is known:
+    Flatten to [rows, size] gives it an axis of its own, and Reshape undoes it.
+    """
+    axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    x, scale = node.input[0], node.input[1]
+    bias = node.input[2] if len(node.input) > 2 else ""
+    y = node.output[0]
+    base = f"{y}__planner_stash"
+    made: list[NodeProto] = []
+
+    def step(op: str, inputs: list[str], suffix: str, **attributes: object) -> str:
+        name = f"{base}_{suffix}"
+        made.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    kind = helper.make_tensor(f"{base}_eps", stash, (), [epsilon])
+    eps = step("Constant", [], "eps_value", value=kind)
+    shape = step("Shape", [x], "shape")
+    wide = step("Cast", [x], "x", to=stash)
+    flat = step("Flatten", [wide], "flat", axis=axis)
+    mean = step("ReduceMean", [flat], "mean", axes=[1], keepdims=1)
+    centered = step("Sub", [flat, mean], "centered")
+    square = step("Mul", [centered, centered], "square")
+    variance = step("ReduceMean", [square], "variance", axes=[1], keepdims=1)
+    deviation = step("Sqrt", [step("Add", [variance, eps], "shifted")], "deviation")
+    normalized = step("Div", [centered, deviation], "normalized")
+    shaped = step("Reshape", [normalized, shape], "shaped")
+    like = step("CastLike", [shaped, x], "typed")
+    scaled = step("Mul", [like, scale], "scaled") if bias else ""
+    made.append(
+        helper.make_node("Add", [scaled, bias], [y], name=node.name)
+        if bias
+        else helper.make_node("Mul", [like, scale], [y], name=node.name)
+    )
+    return made

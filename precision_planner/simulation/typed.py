@@ -1,0 +1,141 @@
+"""A typed model, evaluated as it is typed: widened to FP32, and rounded wherever its graph says 16 bits."""
+
+from __future__ import annotations
+
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from precision_planner.model import GraphIndex, Model, Scope, first_output
+from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.plans import element_types
+from precision_planner.simulation.rounding import RoundingPlan, ValueKey, widen_tensor
+from precision_planner.simulation.schemas import EXACT, LOW_TYPES
+
+_TYPE_ATTRIBUTES = {
+    "Bernoulli": "dtype",
+    "BlackmanWindow": "output_datatype",
+    "DequantizeLinear": "output_dtype",
+    "EyeLike": "dtype",
+    "HammingWindow": "output_datatype",
+    "HannWindow": "output_datatype",
+    "MelWeightMatrix": "output_datatype",
+    "RandomNormal": "dtype",
+    "RandomNormalLike": "dtype",
+    "RandomUniform": "dtype",
+    "RandomUniformLike": "dtype",
+    "SequenceEmpty": "dtype",
+}
+"""Attributes that name a result's element type; Cast and CastLike are handled by themselves."""
+
+
+def is_typed_low(model: Model) -> bool:
+    """Whether the graph itself has 16-bit floats: initializers, Constants, interface, or Casts to them."""
+    index = GraphIndex(model.proto)
+    for scope in index.scopes:
+        if any(tensor.data_type in LOW_TYPES for tensor in scope.initializers.values()):
+            return True
+        container = scope.container
+        if isinstance(container, GraphProto):
+            ends = (*container.input, *container.output)
+            if any(value.type.tensor_type.elem_type in LOW_TYPES for value in ends):
+                return True
+        for node in scope.nodes:
+            for attribute in node.attribute:
+                if attribute.HasField("t") and attribute.t.data_type in LOW_TYPES:
+                    return True
+                if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in LOW_TYPES:
+                    return True
+    return False
+
+
+def widen(model: Model, weights: Overflow = "inf") -> tuple[Model, RoundingPlan]:
+    """The FP32 form of a typed model, and the plan that rounds it as it was typed.
+
+    Initializers and constants widen exactly. A Cast to a 16-bit type stays, followed by one back (so an int64 or a
+    double is rounded once); a Cast from 16 bits to FLOAT becomes one that does nothing. Every other operator
+    computes in FP32 and its result is rounded to the type it has in the typed graph, but for those that only move
+    values, which are rounded already.
+
+    Args:
+      model: without local functions.
+      weights: for the plan; the constants of a typed graph are already of its types.
+    """
+    index = GraphIndex(model.proto)
+    types = element_types(model, index)
+    proto = model.edit()
+    store = model.weights.builder()
+    values: dict[ValueKey, int] = {}
+    copies = GraphIndex(proto)
+    for scope in reversed(copies.scopes):
+        graph = scope.container
+        assert isinstance(graph, GraphProto)
+        for tensor in graph.initializer:
+            if tensor.data_type in LOW_TYPES:
+                widen_tensor(tensor, model, store)
+        for value in (*graph.input, *graph.output):
+            _widen_value(value.type)
+        del graph.value_info[:]
+        nodes: list[NodeProto] = []
+        for node in scope.nodes:
+            for attribute in node.attribute:
+                tensors = ([attribute.t] if attribute.HasField("t") else []) + list(attribute.tensors)
+                for tensor in tensors:
+                    if tensor.data_type in LOW_TYPES:
+                        widen_tensor(tensor, model, store)
+            nodes.extend(_widen_node(node, scope, types, values))
+        kept = [_copy(node) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(kept)
+    return model.with_proto(proto, store.build()), RoundingPlan(values, {}, weights)
+
+
+def _widen_node(
+    node: NodeProto, scope: Scope, types: dict[ValueKey, int], values: dict[ValueKey, int]
+) -> list[NodeProto]:
+    attribute = next((a for a in node.attribute if a.name == _TYPE_ATTRIBUTES.get(node.op_type)), None)
+    if attribute is not None and attribute.i in LOW_TYPES:
+        attribute.i = TensorProto.FLOAT
+    if node.op_type in ("Constant", "Identity") or any(a.HasField("g") or a.graphs for a in node.attribute):
+        return [node]
+    if node.op_type == "Cast":
+        to = next(a for a in node.attribute if a.name == "to")
+        if to.i not in LOW_TYPES:
+            return [node]
+        result, low = node.output[0], f"{node.output[0]}__planner_cast"
+        node.output[0] = low
+        back = helper.make_node("Cast", [low], [result], name=f"{low}/from", to=TensorProto.FLOAT)
+        return [node, back]
+    for output in node.output:
+        kind = types.get((scope.path, output), 0) if output else 0
+        if kind in LOW_TYPES and not _moves(node, scope, types, kind):
+            values[scope.path, output] = kind
+    return [node]
+
+
+def _moves(node: NodeProto, scope: Scope, types: dict[ValueKey, int], kind: int) -> bool:
+    """Whether the node only moves values that are all of the result's type already."""
+    if node.op_type not in EXACT or node.domain not in ("", "ai.onnx"):
+        return False
+    at: Scope | None = scope
+    for value in node.input:
+        at = scope
+        found = 0
+        while at is not None and not found:
+            found = types.get((at.path, value), 0)
+            at = at.parent
+        if found in (TensorProto.FLOAT, TensorProto.DOUBLE, *LOW_TYPES) and found != kind:
+            return False
+    return bool(first_output(node))
+
+
+def _widen_value(kind: object) -> None:
+    which = kind.WhichOneof("value")  # type: ignore[attr-defined]
+    if which == "tensor_type" and kind.tensor_type.elem_type in LOW_TYPES:  # type: ignore[attr-defined]
+        kind.tensor_type.elem_type = TensorProto.FLOAT  # type: ignore[attr-defined]
+    elif which in ("sequence_type", "optional_type"):
+        _widen_value(getattr(kind, which).elem_type)
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
