@@ -379,5 +379,3 @@ def _log_softmax(rows: Array) -> Array:
     shifted = rows - rows.max(axis=-1, keepdims=True)
     result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
-
-
