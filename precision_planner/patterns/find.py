@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from precision_planner.model import GraphIndex, Model, TypeTable, infer_types
-from precision_planner.patterns.match import KINDS, Match
+from precision_planner.patterns.activations import find_gelu
+from precision_planner.patterns.attention import find_attention
+from precision_planner.patterns.group_norm import find_reshaped
+from precision_planner.patterns.match import KINDS, NORMALIZATIONS, Match
 from precision_planner.patterns.native import find_native
 from precision_planner.patterns.norms import find_decomposed
+from precision_planner.patterns.structures import find_l2, find_residuals, find_rotary
 from precision_planner.patterns.terms import Terms
 from precision_planner.patterns.view import View
 
@@ -43,7 +47,20 @@ def find_patterns(
     for scope in index.scopes:
         view = View(model, index, types, scope)
         terms = Terms(view)
-        here = [*find_native(view), *find_decomposed(terms)]
+        here: list[Match] = []
+        if wanted & set(NORMALIZATIONS):
+            reshaped, used = find_reshaped(view)
+            here += [*find_native(view, used), *find_decomposed(terms), *reshaped]
+        if wanted & {"softmax", "attention", "attention_scale"}:
+            here += find_attention(view)
+        if "gelu" in wanted:
+            here += find_gelu(view)
+        if "l2_normalization" in wanted:
+            here += find_l2(terms)
+        if "residual" in wanted:
+            here += find_residuals(view)
+        if "rotary_embedding" in wanted:
+            here += find_rotary(view)
         order = {node_id: at for at, node_id in enumerate(view.ids(set(range(len(scope.nodes)))))}
         here.sort(key=lambda match: (max(order[node] for node in match.nodes), match.kind))
         found += here

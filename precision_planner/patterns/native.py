@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import onnx
@@ -35,12 +36,17 @@ _EPSILON = {"EmbedLayerNormalization": 1e-12, "SkipLayerNormalization": 1e-12}
 _MVN_EPSILON = 1e-9
 
 
-def find_native(view: View) -> list[Match]:
-    """Every native normalization node of a scope, of the standard domain and of onnxruntime's."""
+def find_native(view: View, used: Collection[int] = ()) -> list[Match]:
+    """Every native normalization node of a scope, of the standard domain and of onnxruntime's.
+
+    Args:
+      view: the scope.
+      used: positions of nodes that belong to another match.
+    """
     matches = []
     for position, node in enumerate(view.scope.nodes):
         found = _ROLES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
-        if found is None or not node.output or not node.output[0]:
+        if found is None or position in used or not node.output or not node.output[0]:
             continue
         kind, roles = found
         inputs = {role: (node.input[at] if at < len(node.input) else "") for at, role in enumerate(roles)}

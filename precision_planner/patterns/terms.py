@@ -79,7 +79,7 @@ class Terms:
     # -- mean ------------------------------------------------------------------------------------------------------
 
     def mean(self, value: str) -> Mean | Near | None:
-        """mean(source, axes), axes kept: ReduceMean, ReduceSum over the count, GlobalAveragePool."""
+        """The mean of a source over axes that are kept: ReduceMean, ReduceSum over the count, GlobalAveragePool."""
         root = self.view.root(value)
         if root not in self._means:
             self._means[root] = self._mean(root)

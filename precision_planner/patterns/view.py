@@ -237,7 +237,7 @@ class View:
                 return self.name(use.position)
         return ""
 
-    def axes(self, node: onnx.NodeProto, source: str) -> tuple[int, ...] | None | str:
+    def axes(self, node: onnx.NodeProto, source: str) -> tuple[int, ...] | str | None:
         """The axes a Reduce node runs over, negative and sorted where the rank is known.
 
         Returns:

@@ -16,7 +16,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from precision_planner.model import GraphIndex, Model, TypeTable, ValueType, display_name, numpy_dtype
 
 
-class Refused(Exception):  # noqa: N818 - not an error: the answer is no
+class Refused(Exception):
     """The node cannot be said at the newer version; the message says why."""
 
 

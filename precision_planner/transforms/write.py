@@ -91,8 +91,10 @@ class Writer:
         if rewrite.bias is not None:
             inputs.append(self._operand(scope, rewrite.bias, rewrite, nodes, prefix))
         at = output if not stages else self._fresh(f"{output}_normalized")
-        attributes = {"axis": axis, "epsilon": rewrite.epsilon, "stash_type": int(TensorProto.FLOAT)}
-        nodes.append(helper.make_node(rewrite.op_type, inputs, [at], name, **attributes))
+        main = helper.make_node(
+            rewrite.op_type, inputs, [at], name, axis=axis, epsilon=rewrite.epsilon, stash_type=int(TensorProto.FLOAT)
+        )
+        nodes.append(main)
         for number, stage in enumerate(stages):
             result = output if number == len(stages) - 1 else self._fresh(f"{output}_{stage.lower()}")
             label = self._name(f"{prefix}{stage}")
