@@ -64,22 +64,23 @@ def quick_metrics(reference: Array, candidate: Array) -> QuickMetrics:
     worst = amax = ref_amax = 0.0
     dd = aa = bb = ab = 0.0
     step_rows = max(1, BLOCK // max(size, 1))
-    for top in range(0, rows, step_rows):
-        for left in range(0, size, BLOCK):
-            x = flat_a[top : top + step_rows, left : left + BLOCK]
-            y = flat_b[top : top + step_rows, left : left + BLOCK]
-            delta = np.subtract(y, x)
-            line, xs, ys = delta.reshape(-1), x.reshape(-1), y.reshape(-1)
-            square = float(np.dot(line, line))
-            dd += square
-            aa += float(np.dot(xs, xs))
-            bb += float(np.dot(ys, ys))
-            ab += float(np.dot(xs, ys))
-            np.abs(delta, out=delta)
-            row_sums[top : top + step_rows] += delta.sum(axis=1, dtype=np.float64)
-            worst = max(worst, float(delta.max()))
-            ref_amax = max(ref_amax, float(x.max()), -float(x.min()))
-            amax = max(amax, float(y.max()), -float(y.min()))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for top in range(0, rows, step_rows):
+            for left in range(0, size, BLOCK):
+                x = flat_a[top : top + step_rows, left : left + BLOCK]
+                y = flat_b[top : top + step_rows, left : left + BLOCK]
+                delta = np.subtract(y, x)
+                line, xs, ys = delta.reshape(-1), x.reshape(-1), y.reshape(-1)
+                square = float(np.dot(line, line))
+                dd += square
+                aa += float(np.dot(xs, xs))
+                bb += float(np.dot(ys, ys))
+                ab += float(np.dot(xs, ys))
+                np.abs(delta, out=delta)
+                row_sums[top : top + step_rows] += delta.sum(axis=1, dtype=np.float64)
+                worst = max(worst, float(delta.max()))
+                ref_amax = max(ref_amax, float(x.max()), -float(x.min()))
+                amax = max(amax, float(y.max()), -float(y.min()))
     if not (math.isfinite(dd) and math.isfinite(aa) and math.isfinite(bb)):
         return _exact(a, b)
     norm = math.sqrt(aa)

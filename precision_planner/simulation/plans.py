@@ -62,7 +62,7 @@ def all_low(
     """
     kept = frozenset(keep)
     found = element_types(model, index)
-    low: set[ValueKey] = set()
+    low: dict[ValueKey, int] = {}
     values: dict[ValueKey, int] = {}
     edges: dict[EdgeKey, int] = {}
     for scope, position, node in index.nodes():
@@ -79,10 +79,10 @@ def all_low(
         for output_slot in slots[1]:
             key = (scope.path, node.output[output_slot])
             if found.get(key) == TensorProto.FLOAT:
-                low.add(key)
+                low[key] = elem_type
                 if not _is_exact(node.op_type, node.domain):
                     values[key] = elem_type
-    return RoundingPlan(values, edges, weights)
+    return RoundingPlan(values, edges, weights, low)
 
 
 def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Overflow = "inf") -> RoundingPlan:
@@ -113,7 +113,7 @@ def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Over
             continue
         if values.get((holder.path, value)) != elem_type:
             edges[scope.path, position, slot] = elem_type
-    return RoundingPlan(values, edges, weights)
+    return RoundingPlan(values, edges, weights, dict(values))
 
 
 def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:
@@ -123,8 +123,11 @@ def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:
     is stored. A value that anything else reads, a body or the caller, is stored too. Constants are converted before
     any kernel runs, so their rounding stays.
     """
+    inside = {key for key in plan.values if _stays_inside(index.by_path[key[0]], key[1])}
     return replace(
-        plan, values={key: kind for key, kind in plan.values.items() if not _stays_inside(index.by_path[key[0]], key[1])}
+        plan,
+        values={key: kind for key, kind in plan.values.items() if key not in inside},
+        stored={key: kind for key, kind in plan.stored.items() if key not in inside},
     )
 
 

@@ -42,12 +42,15 @@ class RoundingPlan:
       values: (scope, value) -> FLOAT16 or BFLOAT16: rounded where it is produced.
       edges: (scope, node position, input) -> type: rounded where it is read, for that reader alone. A constant read
         so is rounded beforehand, by the policy for weights.
+      stored: (scope, value) -> type, of every value that is stored low: those of `values`, and those that only move
+        such values and need no rounding of their own.
       weights: "inf" (IEEE, what ONNX Cast does) or "saturate" (TensorRT's weak conversion of weights).
     """
 
     values: Mapping[ValueKey, int] = field(default_factory=dict)
     edges: Mapping[EdgeKey, int] = field(default_factory=dict)
     weights: Overflow = "inf"
+    stored: Mapping[ValueKey, int] = field(default_factory=dict)
 
 
 def apply_rounding(model: Model, plan: RoundingPlan) -> Model:

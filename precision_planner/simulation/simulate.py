@@ -51,6 +51,7 @@ class Simulation:
       model: FP32, with explicit rounding; every value keeps the name it has in the model it came from.
       specs: the inputs of the model it came from, in their own types; they are given so rounded.
       rounded: (scope, value) -> FLOAT16 or BFLOAT16, of every value that is rounded where it is produced.
+      stored: the same of every value that is stored in 16 bits, those that are only moved included.
       semantics: "typed" or "fused".
       description: what was done, in one sentence.
     """
@@ -58,6 +59,7 @@ class Simulation:
     model: Model
     specs: tuple[InputSpec, ...]
     rounded: Mapping[tuple[tuple[str, ...], str], int]
+    stored: Mapping[tuple[tuple[str, ...], str], int]
     semantics: Semantics
     description: str
 
@@ -123,7 +125,7 @@ def prepare(
         plan = fuse_chains(plan, GraphIndex(wide.proto))
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
     description += f", {semantics} semantics, {stored}"
-    return Simulation(apply_rounding(wide, plan), specs, dict(plan.values), semantics, description)
+    return Simulation(apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description)
 
 
 def simulate(

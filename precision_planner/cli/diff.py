@@ -1,0 +1,110 @@
+"""`planner diff`: compare two models, plans, engines or saved outputs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from precision_planner.errors import ToleranceError
+
+
+@click.command("diff")
+@click.argument("reference", metavar="REF")
+@click.argument("candidate", metavar="CAND")
+@click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data].")
+@click.option(
+    "--simulate",
+    type=click.Choice(["fp16", "bf16", "none"]),
+    help="Simulate the candidate in this type; by default its own types are followed.",
+)
+@click.option(
+    "--semantics",
+    type=click.Choice(["typed", "fused"]),
+    default="typed",
+    show_default=True,
+    help="Round every node's result, or only where a TensorRT kernel ends.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["ieee", "saturate"]),
+    help="How constants are rounded; by default saturate for fused semantics, ieee for typed.",
+)
+@click.option("--keep-fp32", multiple=True, metavar="SEL", help="With --simulate: nodes that stay FP32.")
+@click.option("--layers", is_flag=True, help="Compare every intermediate value too.")
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    default="cpu",
+    show_default=True,
+    help="What runs a candidate that is not simulated.",
+)
+@click.option(
+    "--tolerance",
+    multiple=True,
+    metavar="[OUTPUT:]METRIC=VALUE",
+    help="Exit 1 beyond it: sad, max_abs, mean_abs, rel_l2 (upper bounds), cosine, top1 (lower).",
+)
+@click.option("--metric", multiple=True, metavar="FILE.py:FN", help="Your own metric of (reference, candidate).")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the diff as JSON; - is stdout, alone.")
+@click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
+@click.option("--md", "md_path", metavar="FILE", help="Write Markdown for a pull request.")
+@click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML, one case a tolerance.")
+def command(reference: str, candidate: str, **options: Any) -> int:
+    """Compare CAND with REF on the same inputs.
+
+    REF and CAND: a model, a plan's folder, saved outputs (.npz, Polygraphy JSON) or a TensorRT engine. A model with
+    16-bit types is simulated honestly: onnxruntime on a CPU would compute it in FP32.
+    """
+    from precision_planner.cli.console import progress, stdout_console, write_result
+    from precision_planner.diffing import compare
+
+    with progress("comparing") as step:
+        found = compare(
+            reference,
+            candidate,
+            options["inputs"],
+            simulate=options["simulate"],
+            semantics=options["semantics"],
+            weights=options["weights"],
+            keep_fp32=options["keep_fp32"],
+            layers=True if options["layers"] or options["html_path"] else None,
+            provider=options["provider"],
+            tolerance=options["tolerance"],
+            metrics=own_metrics(options["metric"]),
+            command=_command_line(),
+            progress=step,
+        )
+    data = found.to_dict()
+    if options["json_path"]:
+        write_result(json.dumps(data, indent=1, allow_nan=False), options["json_path"])
+    if options["html_path"] or options["md_path"] or options["junit_path"]:
+        from precision_planner.cli.report import write_reports
+
+        write_reports(data, options["html_path"], options["md_path"], options["junit_path"])
+    if options["json_path"] != "-":
+        from precision_planner.reporting.diff_terminal import render_diff
+
+        render_diff(data, stdout_console())
+    return 1 if data["failures"] else 0
+
+
+def own_metrics(given: tuple[str, ...]) -> dict[str, Any]:
+    """The user's metrics, by the names of their functions; ToleranceError for a missing file or function."""
+    from precision_planner.model.arrays import load_function
+
+    found: dict[str, Any] = {}
+    for text in given:
+        file, colon, name = text.rpartition(":")
+        if not colon or not file or not name:
+            raise ToleranceError(f"--metric {text!r} is not FILE.py:FN; name the function, as in metrics.py:box_error")
+        found[name] = load_function(Path(file), name, ToleranceError)
+    return found
+
+
+def _command_line() -> str:
+    return shlex.join(["planner", *sys.argv[1:]])

@@ -1,0 +1,8 @@
+"""How far a candidate is from its reference: outputs, intermediate values, graphs."""
+
+from precision_planner.diffing.compare import compare, diff
+from precision_planner.diffing.graph import graph_diff
+from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
+from precision_planner.diffing.tolerance import Tolerance, parse_tolerances
+
+__all__ = ["Diff", "LayerDiff", "OutputDiff", "Tolerance", "compare", "diff", "graph_diff", "parse_tolerances"]

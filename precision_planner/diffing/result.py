@@ -1,0 +1,210 @@
+"""The `Diff`: how far a candidate is from its reference, as a value that prints, saves and renders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from precision_planner.numerics.metrics import TensorMetrics, json_number
+from precision_planner.numerics.quick import QuickMetrics
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDiff:
+    """One output.
+
+    Attributes:
+      name: the output's.
+      shape: of the last batch.
+      dtype: element type of the reference's array.
+      metrics: the worst over the batches.
+      mean: metric -> mean over the batches.
+      percentiles: percentile ("p50", ...) -> absolute error, of the worst batch.
+      histogram: counts of absolute errors by decade: {"edges": [exponents of ten], "counts": [..], "zero": n}.
+      flipped_rows: rows whose largest element moved: {"batch", "row", "reference", "candidate"}, the first 100.
+      own: one's own metrics, name -> worst value.
+      detections: for detectors, how the sets of boxes match (see `match_detections`).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    metrics: TensorMetrics
+    mean: Mapping[str, float]
+    percentiles: Mapping[str, float]
+    histogram: Mapping[str, Any]
+    flipped_rows: tuple[Mapping[str, Any], ...] = ()
+    own: Mapping[str, float] = field(default_factory=dict)
+    detections: Mapping[str, Any] | None = None
+
+    @property
+    def sad(self) -> float:
+        """Sum of absolute differences of the worst row."""
+        return self.metrics.sad
+
+    @property
+    def sad_mean(self) -> float:
+        """Mean of the rows' sums of absolute differences."""
+        return self.metrics.sad_mean
+
+    @property
+    def max_abs(self) -> float:
+        """Largest absolute difference."""
+        return self.metrics.max_abs
+
+    @property
+    def mean_abs(self) -> float:
+        """Mean absolute difference."""
+        return self.metrics.mean_abs
+
+    @property
+    def rel_l2(self) -> float:
+        """Norm of the difference over the norm of the reference."""
+        return self.metrics.rel_l2
+
+    @property
+    def cosine(self) -> float:
+        """Cosine of the angle between the two."""
+        return self.metrics.cosine
+
+    @property
+    def top1(self) -> float:
+        """Share of rows whose largest element stayed where it was."""
+        return self.metrics.top1
+
+    @property
+    def nonfinite(self) -> int:
+        """Elements of the candidate that are NaN or infinite."""
+        return self.metrics.nonfinite
+
+    def get(self, metric: str) -> float:
+        """A metric's value, one's own included."""
+        return self.own[metric] if metric in self.own else self.metrics.get(metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            **self.metrics.to_dict(),
+            **{name: json_number(value) for name, value in self.own.items()},
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "mean": {name: json_number(value) for name, value in self.mean.items()},
+            "percentiles": {name: json_number(value) for name, value in self.percentiles.items()},
+            "histogram": dict(self.histogram),
+            "flipped_rows": [dict(row) for row in self.flipped_rows],
+            "detections": None if self.detections is None else dict(self.detections),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDiff:
+    """One intermediate value that both models have.
+
+    Attributes:
+      value: its name in the reference.
+      candidate_value: its name in the candidate.
+      node: the node of the reference that makes it.
+      op_type: that node's.
+      position: its place in topological order.
+      inherited: the largest relative error among what the node reads; what it adds itself shows in the ratio.
+      stored: the type it is stored in by the candidate ("fp16", "bf16" or "fp32").
+      metrics: the worst over the batches.
+    """
+
+    value: str
+    candidate_value: str
+    node: str
+    op_type: str
+    position: int
+    inherited: float
+    stored: str
+    metrics: QuickMetrics
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "value": self.value,
+            "candidate_value": self.candidate_value,
+            "node": self.node,
+            "op_type": self.op_type,
+            "position": self.position,
+            "inherited": json_number(self.inherited),
+            "stored": self.stored,
+            **self.metrics.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Diff:
+    """How far a candidate is from its reference.
+
+    Attributes:
+      outputs: output name -> `OutputDiff`.
+      verdict: one sentence.
+      grade: "identical", "fine", "degraded", "garbage" or "nonfinite".
+      passed: every tolerance is kept, and nothing is NaN or infinite that is finite in the reference.
+      failures: the tolerances that are not: {"output", "metric", "value", "bound"}.
+      first_divergence: the first value, in topological order, that is wrong beyond what its type explains:
+        {"value", "node", "op_type", "reason", ...}; None where nothing is, or nothing was compared.
+      layers: every intermediate value that both have, in topological order; () where they were not asked for.
+      graph: what was added, removed, retyped and fused (see `graph_diff`), None for outputs without a model.
+      reference, candidate: what was compared and how it was run.
+      inputs: {"source", "synthesised", "batches"}.
+      tolerances: as texts.
+      reference_check: what onnxruntime's own optimizations change in the reference.
+      environment: versions, and the command.
+    """
+
+    outputs: Mapping[str, OutputDiff]
+    verdict: str
+    grade: str
+    passed: bool
+    failures: tuple[Mapping[str, Any], ...] = ()
+    first_divergence: Mapping[str, Any] | None = None
+    layers: tuple[LayerDiff, ...] = ()
+    graph: Mapping[str, Any] | None = None
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    candidate: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    tolerances: tuple[str, ...] = ()
+    reference_check: Mapping[str, Any] | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; infinities and NaN are the strings "inf", "-inf" and "nan"."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "diff",
+            "verdict": self.verdict,
+            "grade": self.grade,
+            "passed": self.passed,
+            "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
+            "first_divergence": None if self.first_divergence is None else dict(self.first_divergence),
+            "layers": [layer.to_dict() for layer in self.layers],
+            "failures": [dict(failure) for failure in self.failures],
+            "tolerances": list(self.tolerances),
+            "graph": None if self.graph is None else dict(self.graph),
+            "reference": dict(self.reference),
+            "candidate": dict(self.candidate),
+            "inputs": dict(self.inputs),
+            "reference_check": None if self.reference_check is None else dict(self.reference_check),
+            "environment": dict(self.environment),
+        }
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td>"
+            + "".join(f"<td>{getattr(output, key):.4g}</td>" for key in ("sad", "max_abs", "rel_l2", "cosine", "top1"))
+            + "</tr>"
+            for name, output in self.outputs.items()
+        )
+        head = "".join(f"<th>{key}</th>" for key in ("output", "sad", "max_abs", "rel_l2", "cosine", "top1"))
+        return f"<p><b>{escape(self.grade)}</b>: {escape(self.verdict)}</p><table><tr>{head}</tr>{rows}</table>"
+
+    def __str__(self) -> str:
+        return self.verdict

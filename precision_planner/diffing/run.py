@@ -1,0 +1,149 @@
+"""Runs one side of a comparison: by onnxruntime, by honest simulation, from saved outputs, by TensorRT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import numpy as np
+
+from precision_planner._extras import require
+from precision_planner.errors import ConversionError, InputsError
+from precision_planner.diffing.sources import Side
+from precision_planner.model.inputs import cast_batch, input_specs
+from precision_planner.model.session import Session
+from precision_planner.simulation import Simulation, inline_functions, is_typed_low, prepare
+from precision_planner.simulation.simulate import Semantics, WeightPolicy, prove_rounding
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+
+class Runner:
+    """Gives a side's outputs batch by batch; a context manager.
+
+    Attributes:
+      simulation: how the side is simulated, None where it is run as it is.
+      precision: the 16-bit type it computes in, "fp32" where it has none.
+      description: how it is run.
+    """
+
+    def __init__(self, side: Side, *, provider: Provider = "cpu") -> None:
+        self.side = side
+        self.simulation: Simulation | None = None
+        self.precision = "fp32"
+        self.description = ""
+        self._provider = provider
+        self._stack = ExitStack()
+        self._session: Session | None = None
+        self._saved: Iterator[dict[str, np.ndarray]] | None = None
+        self._engine: Any = None
+
+    def open(
+        self,
+        *,
+        simulate: str | None = None,
+        semantics: Semantics = "typed",
+        weights: WeightPolicy | None = None,
+        keep_fp32: tuple[Any, ...] = (),
+    ) -> Runner:
+        """Decide how to run, and load.
+
+        Args:
+          simulate: "fp16", "bf16", "none", or None to follow the model's own types: a typed graph is simulated, an
+            FP32 one run as it is.
+          semantics, weights, keep_fp32: see `precision_planner.simulation.prepare`.
+        """
+        if self.side.outputs is not None:
+            self._saved = self.side.outputs()
+            self.description = "saved outputs"
+        elif self.side.engine is not None or self._provider == "tensorrt":
+            self._open_tensorrt()
+        else:
+            self._open_model(simulate, semantics, weights, keep_fp32)
+        return self
+
+    def run(self, batch: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """The outputs of one batch; saved ones are read in order."""
+        if self._saved is not None:
+            try:
+                return next(self._saved)
+            except StopIteration:
+                raise InputsError(f"{self.side.label} holds fewer batches than the other side") from None
+        assert batch is not None
+        if self._engine is not None:
+            return dict(self._engine.infer(dict(batch)))
+        assert self._session is not None
+        return self._session.run(self.feeds(batch))
+
+    def feeds(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The batch in the types that the side's model takes."""
+        if self.simulation is not None:
+            return self.simulation.feeds(batch)
+        assert self.side.model is not None
+        return cast_batch(batch, input_specs(self.side.model))
+
+    def close(self) -> None:
+        """Let go of sessions and engines."""
+        self._stack.close()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_model(
+        self, simulate: str | None, semantics: Semantics, weights: WeightPolicy | None, keep_fp32: tuple[Any, ...]
+    ) -> None:
+        model = self.side.model
+        assert model is not None
+        typed = is_typed_low(model)
+        if simulate not in (None, "fp16", "bf16", "none"):
+            raise ConversionError(f"simulate {simulate!r} is unknown; use fp16, bf16 or none")
+        on_cpu = self._provider == "cpu"
+        if simulate in ("fp16", "bf16") or (typed and simulate is None and on_cpu):
+            self.simulation = prepare(
+                model,
+                precision=simulate if not typed else None,
+                keep_fp32=keep_fp32,
+                semantics=semantics,
+                weights=weights,
+            )
+            prove_rounding()
+            kinds = set(self.simulation.rounded.values())
+            self.precision = "bf16" if 16 in kinds and 10 not in kinds else "fp16"
+            self.description = f"simulated: {self.simulation.description}"
+            model = self.simulation.model
+        else:
+            self.precision = "fp16" if typed else "fp32"
+            self.description = f"onnxruntime {self._provider}, optimizations off"
+            if typed and on_cpu:
+                self.description += " (which computes 16-bit graphs in FP32: not an FP16 result)"
+        self._session = self._stack.enter_context(Session(model, providers=PROVIDERS[self._provider]))
+
+    def _open_tensorrt(self) -> None:
+        trt = require("polygraphy.backend.trt", extra="tensorrt", purpose="running TensorRT engines")
+        require("tensorrt", extra="tensorrt", purpose="running TensorRT engines")
+        if self.side.engine is not None:
+            loader = trt.EngineFromBytes(self.side.engine.read_bytes())
+        else:
+            assert self.side.model is not None
+            if self.side.model.path is None:
+                raise InputsError("a model in memory cannot be built by TensorRT here; save it and give its path")
+            network = trt.NetworkFromOnnxPath(str(self.side.model.path), strongly_typed=is_typed_low(self.side.model))
+            loader = trt.EngineFromNetwork(network, trt.CreateConfig())
+        self._engine = self._stack.enter_context(trt.TrtRunner(loader))
+        self.precision = "fp16"
+        self.description = "TensorRT through Polygraphy"
+
+
+def reference_model(side: Side) -> Any:
+    """The side's model with its local functions inlined, as the comparison of layers needs it."""
+    assert side.model is not None
+    return inline_functions(side.model)

@@ -1,0 +1,114 @@
+"""What can be compared: a model, a plan's folder, saved outputs, an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from precision_planner.errors import InputsError, ModelError, PlanError
+from precision_planner.model import Model
+from precision_planner.model.arrays import npz_files, read_npz, read_polygraphy
+
+ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two things compared; exactly one of model, outputs and engine is set.
+
+    Attributes:
+      label: what to call it.
+      model: a model to run.
+      outputs: saved outputs, one dict a batch.
+      engine: a TensorRT engine's file.
+      names: old node name -> new, where a plan or a rewrite recorded them.
+      entries: node name -> why it has its precision, where a plan says so.
+    """
+
+    label: str
+    model: Model | None = None
+    outputs: Callable[[], Iterator[Arrays]] | None = None
+    engine: Path | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """'model', 'outputs' or 'engine'."""
+        return "model" if self.model is not None else "outputs" if self.outputs is not None else "engine"
+
+
+def open_side(source: Any) -> Side:
+    """Recognise what is given.
+
+    Args:
+      source: a model (path, ModelProto, `Model`), a plan's folder, saved outputs (.npz, a folder of them, Polygraphy's
+        JSON, a dict of arrays or a list of such dicts), or an engine (.engine, .plan, .trt).
+
+    Raises:
+      ModelError, InputsError, PlanError: missing, or none of these.
+    """
+    if isinstance(source, Side):
+        return source
+    if isinstance(source, Model):
+        return Side(str(source.path or "model"), model=source)
+    if isinstance(source, onnx.ModelProto):
+        return Side(source.graph.name or "model", model=Model.load(source))
+    if isinstance(source, Mapping):
+        batch = {str(name): np.asarray(value) for name, value in source.items()}
+        return Side("given outputs", outputs=lambda: iter([batch]))
+    if isinstance(source, (list, tuple)):
+        batches = [dict(item) for item in source]
+        return Side("given outputs", outputs=lambda: iter(batches))
+    path = Path(os.fspath(source))
+    if path.is_dir():
+        return _plan_side(path) if (path / "plan.json").is_file() else _folder_side(path)
+    if path.suffix in ENGINE_SUFFIXES and path.is_file():
+        return Side(str(path), engine=path)
+    if path.suffix == ".npz":
+        read = read_npz(path)
+        return Side(str(path), outputs=lambda: iter([read]))
+    if path.suffix == ".json":
+        stored = read_polygraphy(path)
+        return Side(str(path), outputs=lambda: iter(stored))
+    return Side(str(path), model=Model.load(path))
+
+
+def _folder_side(path: Path) -> Side:
+    try:
+        files = npz_files(path)
+    except InputsError:
+        raise ModelError(
+            f"the folder {path} has neither a plan.json nor .npz files; give a model, a plan or saved outputs"
+        ) from None
+    return Side(str(path), outputs=lambda: (read_npz(file) for file in files))
+
+
+def _plan_side(folder: Path) -> Side:
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{folder / 'plan.json'} cannot be read ({error}); run planner plan again") from None
+    named = [plan.get(key) for key in ("typed_model", "model_file", "model", "onnx")]
+    named += [plan.get("artifacts", {}).get("model")] if isinstance(plan.get("artifacts"), dict) else []
+    files = [folder / name for name in named if isinstance(name, str) and (folder / name).is_file()]
+    files = files or sorted(folder.glob("*.onnx"))
+    if len(files) > 1:
+        files = [file for file in files if ".fp16" in file.name or ".bf16" in file.name] or files[:1]
+    if not files:
+        raise PlanError(f"the plan {folder} holds no .onnx model; run planner plan again")
+    names = plan.get("names") or plan.get("rewrite", {}).get("names") or {}
+    entries: dict[str, Mapping[str, Any]] = {}
+    for entry in plan.get("nodes") or plan.get("kept_fp32") or []:
+        if isinstance(entry, dict) and isinstance(entry.get("node", entry.get("name")), str):
+            entries[entry.get("node", entry.get("name"))] = entry
+    return Side(str(folder), model=Model.load(files[0]), names=dict(names), entries=entries)

@@ -1,0 +1,200 @@
+"""What the numbers mean: a grade, the first divergence with its cause, and one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from precision_planner.diffing.result import LayerDiff, OutputDiff
+from precision_planner.numerics.formats import BF16, FORMATS, FP16
+from precision_planner.numerics.metrics import json_number
+
+FINE = 1e-2
+"""Largest relative L2 error that 16-bit rounding alone commonly gives a healthy model (FP16: 2e-4 to 4e-3)."""
+
+GARBAGE = 1e-1
+"""From here on the output no longer is an approximation of the reference."""
+
+GARBAGE_FLIPS = 0.1
+"""So large a share of rows with another class is garbage, whatever the norm says."""
+
+JUMP = 10.0
+"""A node whose result is so many times worse than what it read has done the damage itself."""
+
+
+def grade_of(outputs: Mapping[str, OutputDiff]) -> str:
+    """The grade of the worst output."""
+    grades = ["identical", "fine", "degraded", "garbage", "nonfinite"]
+    worst = 0
+    for output in outputs.values():
+        found = output.metrics
+        flips = found.flipped / found.rows if found.rows else 0.0
+        if found.nonfinite > found.nonfinite_reference:
+            grade = 4
+        elif not found.rel_l2 <= GARBAGE or (flips > GARBAGE_FLIPS and found.flipped > 1 and found.rel_l2 > FINE):
+            grade = 3
+        elif found.rel_l2 > FINE:
+            grade = 2
+        else:
+            grade = 0 if found.max_abs == 0 else 1
+        worst = max(worst, grade)
+    return grades[worst]
+
+
+def find_first_divergence(
+    layers: Sequence[LayerDiff],
+    precision: str,
+    entries: Mapping[str, Mapping[str, Any]],
+    readers: Mapping[str, Sequence[str]] | None = None,
+    outputs: Collection[str] = (),
+) -> dict[str, Any] | None:
+    """The first value, in topological order, whose node did damage of its own that reaches an output.
+
+    Damage: the value is not finite where the reference is, or its relative error is past 8 roundings of its type and
+    `JUMP` times the largest error among what the node read. It reaches an output if values past 8 roundings lead
+    from it there: a mask of -3.4e38 that became -65504 is wrong by all of itself, and the softmax behind it by
+    nothing. Failing that, the first damage that is not such a saturation, where the output is wrong at all; failing
+    that too, the first value past 64 roundings. None where nothing is.
+
+    Args:
+      layers: in topological order.
+      precision: what the candidate computes in.
+      entries: the plan's reason for a node, by its name.
+      readers: value -> the values made from it, in the reference.
+      outputs: the reference's outputs.
+    """
+    roundoff = {"fp16": FP16.unit_roundoff, "bf16": BF16.unit_roundoff}.get(precision, 2.0**-24)
+    # FP32 against FP32: other kernels sum in another order, and cancellation magnifies that
+    floor, drift = (8 * roundoff, 64 * roundoff) if precision in FORMATS else (1e-5, 1e-3)
+    reaching = _reaching(layers, floor, readers or {}, outputs)
+    damaged = [layer for layer in layers if _is_damage(layer, floor)]
+    wrong_output = any(layer.value in outputs and not layer.metrics.rel_l2 <= floor for layer in layers)
+    max_finite = FORMATS[precision].max_finite if precision in FORMATS else math.inf
+    serious = [
+        layer for layer in damaged if layer.metrics.new_nonfinite or not layer.metrics.ref_amax > max_finite
+    ]
+    found = next((layer for layer in damaged if layer.value in reaching), None)
+    if found is None and (wrong_output or any(layer.metrics.new_nonfinite for layer in serious)):
+        found = next(iter(serious), None)
+    if found is None and precision not in FORMATS:
+        found = next(iter(serious), None)
+    if found is not None:
+        return _divergence(found, precision, entries, "jump")
+    drifted = next((layer for layer in layers if layer.metrics.rel_l2 > drift and layer.value in reaching), None)
+    return None if drifted is None else _divergence(drifted, precision, entries, "drift")
+
+
+def _is_damage(layer: LayerDiff, floor: float) -> bool:
+    error = layer.metrics.rel_l2
+    if math.isinf(layer.inherited) or math.isnan(layer.inherited):
+        return False
+    return layer.metrics.new_nonfinite > 0 or math.isnan(error) or (error > floor and error > JUMP * layer.inherited)
+
+
+def _reaching(
+    layers: Sequence[LayerDiff], floor: float, readers: Mapping[str, Sequence[str]], outputs: Collection[str]
+) -> set[str]:
+    """The wrong values from which wrong values lead to an output; values that only one side has are passed through."""
+    errors = {layer.value: layer.metrics for layer in layers}
+    reached: dict[str, bool] = {}
+    # readers come after what they read, so one sweep from the end settles every value
+    order = list(dict.fromkeys([*readers, *errors, *outputs]))
+    places = {layer.value: layer.position for layer in layers}
+    order.sort(key=lambda value: places.get(value, -1))
+    pending = set(order)
+    stack: list[str] = []
+    for start in reversed(order):
+        stack.append(start)
+        while stack:
+            value = stack[-1]
+            if value in reached:
+                stack.pop()
+                continue
+            below = readers.get(value, ())
+            todo = [name for name in below if name not in reached and name in pending]
+            if todo:
+                pending.difference_update(todo)
+                stack.extend(todo)
+                continue
+            metrics = errors.get(value)
+            wrong = metrics is None or metrics.new_nonfinite > 0 or not metrics.rel_l2 <= floor
+            reached[value] = wrong and (value in outputs or any(reached.get(name, False) for name in below))
+            stack.pop()
+    return {value for value, found in reached.items() if found and value in errors}
+
+
+def _divergence(
+    layer: LayerDiff, precision: str, entries: Mapping[str, Mapping[str, Any]], kind: str
+) -> dict[str, Any]:
+    found = {
+        "value": layer.value,
+        "candidate_value": layer.candidate_value,
+        "node": layer.node,
+        "op_type": layer.op_type,
+        "kind": kind,
+        "reason": _cause(layer, precision, kind),
+        "rel_l2": json_number(layer.metrics.rel_l2),
+        "inherited": json_number(layer.inherited),
+        "max_abs": json_number(layer.metrics.max_abs),
+        "reference_amax": json_number(layer.metrics.ref_amax),
+    }
+    entry = entries.get(layer.node)
+    if entry is not None:
+        found["plan"] = dict(entry)
+        found["rule"] = entry.get("rule")
+    return found
+
+
+def _cause(layer: LayerDiff, precision: str, kind: str) -> str:
+    """The likely cause, in terms of the format."""
+    found = layer.metrics
+    fmt = FORMATS.get(precision)
+    name = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
+    if fmt is not None and found.ref_amax > fmt.max_finite:
+        return f"values reach {found.ref_amax:.3g}, {name} ends at {fmt.max_finite:g}"
+    if found.new_nonfinite:
+        return f"{found.new_nonfinite} of {found.elements} elements are not finite, the reference's are"
+    if fmt is not None and 0 < found.ref_amax < fmt.smallest_normal:
+        return f"values stay under {found.ref_amax:.3g}, below {name}'s normal range ({fmt.smallest_normal:.3g})"
+    if kind == "drift":
+        return f"relative error has grown to {found.rel_l2:.3g} over many nodes"
+    return f"relative error {found.rel_l2:.3g}, where what it reads has {layer.inherited:.3g}"
+
+
+def verdict_of(
+    outputs: Mapping[str, OutputDiff],
+    grade: str,
+    failures: Sequence[Mapping[str, Any]],
+    divergence: Mapping[str, Any] | None,
+) -> str:
+    """One sentence: what changed, by how much, where first, and whether it is within tolerance."""
+    parts: list[str] = []
+    rows_output = max(outputs.values(), key=lambda output: (output.metrics.flipped, output.metrics.rows))
+    worst = max(outputs.values(), key=lambda output: (math.inf if math.isnan(output.rel_l2) else output.rel_l2))
+    lost = next((output for output in outputs.values() if output.nonfinite > output.metrics.nonfinite_reference), None)
+    if grade == "identical":
+        parts.append("identical outputs")
+    elif lost is not None:
+        parts.append(f"{lost.nonfinite} of {lost.metrics.elements} elements of '{lost.name}' are NaN or infinite")
+    elif rows_output.metrics.flipped and rows_output.metrics.rows:
+        found = rows_output.metrics
+        noun = "changed class" if len(rows_output.shape) == 2 else "changed their largest element"
+        parts.append(f"{found.flipped} of {found.rows} rows of '{rows_output.name}' {noun}")
+        parts.append(f"relative L2 error {worst.rel_l2:.2g}")
+    else:
+        parts.append(f"'{worst.name}' off by {worst.sad:.2g} a row (SAD), relative L2 error {worst.rel_l2:.2g}")
+    if divergence is not None:
+        parts.append(f"first wrong at {divergence['node']}: {divergence['reason']}")
+    if failures:
+        worst_failure = failures[0]
+        more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+        parts.append(
+            f"beyond tolerance: {worst_failure['output']} {worst_failure['metric']} "
+            f"{_text(worst_failure['value'])} against {_text(worst_failure['bound'])}{more}"
+        )
+    return "; ".join(parts)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
