@@ -1,0 +1,1 @@
+"""Applies decisions to a model: transforms, then types, then weights."""

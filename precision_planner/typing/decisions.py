@@ -1,0 +1,98 @@
+"""What was decided about a node before types are assigned, and the options of the assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from onnx import TensorProto
+
+from precision_planner.errors import ConversionError
+
+Precision = Literal["fp16", "bf16", "fp32"]
+KeepAs = Literal["compute", "island"]
+
+ELEMENT_TYPES: Mapping[str, int] = {
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "fp32": TensorProto.FLOAT,
+}
+"""Precision -> the element type that stores it."""
+
+PRECISIONS: Mapping[int, Precision] = {
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.FLOAT: "fp32",
+}
+"""The reverse of `ELEMENT_TYPES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The precision that a rule, a selector or the search gave a node.
+
+    Attributes:
+      precision: what the node computes in.
+      reason: for people, with the numbers that led to it.
+      rule: the rule's id, None where no rule did it.
+      keep_as: for a normalization in FP32: `compute` keeps its data in the low type and its statistics in FP32;
+        `island` makes inputs, weights and outputs FP32. None: the one that costs least (compute where it exists).
+      evidence: numbers, JSON-ready.
+    """
+
+    precision: Precision
+    reason: str
+    rule: str | None = None
+    keep_as: KeepAs | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginTypes:
+    """What a plugin node takes and gives: one of "low", "fp16", "bf16", "fp32" or "-" (no float) a slot.
+
+    The last entry stands for all further slots.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TypingOptions:
+    """How types are assigned.
+
+    Attributes:
+      precision: the low type: what every node computes in that nothing keeps from it.
+      io_types: "keep", "low", or "low=GLOB,GLOB": which floats of the interface become low.
+      keep_as: how kept normalizations are kept where their `Decision` does not say.
+      plugins: op type of a custom or plugin node -> its types; FP32 for those not named.
+      loadable: keep in FP32 what onnxruntime's CPU provider cannot load in the low type.
+    """
+
+    precision: Precision = "fp16"
+    io_types: str = "keep"
+    keep_as: KeepAs | None = None
+    plugins: Mapping[str, PluginTypes] = field(default_factory=dict)
+    loadable: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp16", "bf16"):
+            raise ConversionError(f"precision {self.precision!r} is no low precision; use fp16 or bf16")
+        if self.io_types not in ("keep", "low") and not self.io_types.startswith("low="):
+            raise ConversionError(f"io types {self.io_types!r} are unknown; use keep, low or low=GLOB,GLOB")
+
+    @property
+    def low(self) -> int:
+        """The element type of `precision`."""
+        return ELEMENT_TYPES[self.precision]
+
+    @property
+    def low_globs(self) -> tuple[str, ...]:
+        """The interface names that become low, as globs; () for none."""
+        if self.io_types == "keep":
+            return ()
+        if self.io_types == "low":
+            return ("*",)
+        return tuple(glob for glob in self.io_types.removeprefix("low=").split(",") if glob)

@@ -1,0 +1,169 @@
+"""What must stay FP32 by necessity, found before any type is chosen, each node with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import onnx
+from onnx import TensorProto
+
+from precision_planner.model import GraphIndex, NodeId, Scope, dense_nbytes
+from precision_planner.typing.elements import Elements, function_of
+from precision_planner.typing.schemas import QUANTIZATION
+
+LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+CAST_NAME = re.compile(r"__cast_(fp16|bf16|fp32|fp64)(_\d+)?$")
+"""How a Cast of ours is named; a second run knows the islands of the first by it."""
+
+WEIGHT_BYTES = 16384
+"""A matrix product with a constant of this size is a layer, not a table that a mixed model computes aside."""
+
+_PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN"])
+
+
+def integer_products(index: GraphIndex) -> dict[NodeId, str]:
+    """The rescaling of integer products: 127 * 127 * K passes 65504 for every K above 4."""
+    reason = "rescales an integer product, whose accumulator passes float16's range"
+    found: dict[NodeId, str] = {}
+    for scope, position, node in index.nodes():
+        if node.op_type in ("MatMulInteger", "ConvInteger"):
+            work = [node.output[0]]
+            while work:
+                value = work.pop()
+                for use in scope.consumers(value):
+                    reader = scope.nodes[use.position]
+                    if reader.op_type in ("Add", "Reshape", "Transpose", "Identity"):
+                        work.append(reader.output[0])
+                    elif reader.op_type == "Cast":
+                        found[index.node_id(scope, use.position)] = reason
+                        for next_use in scope.consumers(reader.output[0]):
+                            if scope.nodes[next_use.position].op_type == "Mul":
+                                found[index.node_id(scope, next_use.position)] = reason
+        elif node.op_type == "DynamicQuantizeLinear" and len(node.output) > 1:
+            for use in scope.consumers(node.output[1]):
+                if scope.nodes[use.position].op_type == "Mul":
+                    found[index.node_id(scope, use.position)] = "a quantization scale"
+        elif node.op_type in QUANTIZATION:
+            found[index.node_id(scope, position)] = "quantized part, left as it is"
+    return found
+
+
+def deliberate_islands(index: GraphIndex, elements: Elements, wide: int) -> dict[NodeId, str]:
+    """The FP32 parts of a model that is already half: what its author, or an earlier run, cast up on purpose.
+
+    An FP32 region that meets a Cast from or to a 16-bit type is left as it is, with one exception: a region that
+    holds layers (products with weights of 16 KiB and more) and was not cast by this program is the part of a mixed
+    model that nobody has converted yet.
+    """
+    if not any(value.elem_type in LOW_TYPES for value in elements.types.values()):
+        return {}
+    reason = "the model itself computes this in FP32, between Casts"
+    return dict.fromkeys(_Regions(index, elements, wide).deliberate(), reason)
+
+
+class _Regions:
+    """Connected sets of nodes that exchange wide values, and which Casts they meet."""
+
+    def __init__(self, index: GraphIndex, elements: Elements, wide: int) -> None:
+        self.index, self.elements, self.wide = index, elements, wide
+        self.nodes: dict[int, NodeId] = {}
+        self._parent: list[int] = []
+        self._value: dict[tuple[tuple[str, ...], str], int] = {}
+        self._touched: set[int] = set()
+        self._ours: set[int] = set()
+        self._layers: set[int] = set()
+        for scope, position, node in index.nodes():
+            self._visit(scope, position, node)
+
+    def deliberate(self) -> list[NodeId]:
+        """The nodes of the regions that were cast up on purpose."""
+        touched, ours, layers = ({self._root(n) for n in found} for found in (self._touched, self._ours, self._layers))
+        wanted = touched & (ours | (touched - layers))
+        return [node for number, node in self.nodes.items() if self._root(number) in wanted]
+
+    def _visit(self, scope: Scope, position: int, node: onnx.NodeProto) -> None:
+        if node.op_type == "Cast" and node.domain in ("", "ai.onnx"):
+            self._visit_cast(scope, node)
+            return
+        if node.op_type == "Constant":
+            return
+        number = self._new()
+        wide_slots = False
+        for name in (*node.input, *node.output):
+            value = self._wide_value(scope, name)
+            if value is not None:
+                wide_slots = True
+                self._join(number, value)
+        if wide_slots:
+            self.nodes[number] = self.index.node_id(scope, position)
+        if node.op_type in _PRODUCTS and any(self._is_layer(scope, name) for name in node.input):
+            self._layers.add(number)
+
+    def _visit_cast(self, scope: Scope, node: onnx.NodeProto) -> None:
+        before = self.elements.of(self.index, scope, node.input[0]).elem_type
+        after = self.elements.of(self.index, scope, node.output[0]).elem_type
+        for name, other in ((node.input[0], after), (node.output[0], before)):
+            value = self._wide_value(scope, name) if other in LOW_TYPES else None
+            if value is not None:
+                self._touched.add(value)
+                if CAST_NAME.search(node.name):
+                    self._ours.add(value)
+
+    def _wide_value(self, scope: Scope, name: str) -> int | None:
+        """The number of a wide value that nodes make; None for constants (shared by regions) and other types."""
+        holder = self.index.resolve(scope, name) if name else None
+        if holder is None or name in holder.initializers:
+            return None
+        if self.elements.types.get((holder.path, name)) is None:
+            return None
+        if self.elements.types[holder.path, name].elem_type != self.wide:
+            return None
+        producer = holder.producer_node(name)
+        if producer is not None and producer.op_type == "Constant":
+            return None
+        key = (holder.path, name)
+        if key not in self._value:
+            self._value[key] = self._new()
+        return self._value[key]
+
+    def _is_layer(self, scope: Scope, name: str) -> bool:
+        holder = self.index.resolve(scope, name) if name else None
+        tensor = holder.initializers.get(name) if holder is not None else None
+        return (
+            tensor is not None
+            and tensor.data_type == self.wide
+            and dense_nbytes(tensor.data_type, tensor.dims) >= WEIGHT_BYTES
+        )
+
+    def _new(self) -> int:
+        self._parent.append(len(self._parent))
+        return len(self._parent) - 1
+
+    def _root(self, number: int) -> int:
+        parent = self._parent
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    def _join(self, a: int, b: int) -> None:
+        self._parent[self._root(a)] = self._root(b)
+
+
+def frozen_scopes(index: GraphIndex, elements: Elements) -> Mapping[tuple[str, ...], str]:
+    """Scopes whose every type stays: bodies of operators that nobody here knows, and untypable functions."""
+    frozen: dict[tuple[str, ...], str] = {}
+    for scope in index.scopes:
+        if scope.path in elements.calls.opaque:
+            frozen[scope.path] = elements.calls.opaque[scope.path]
+        elif scope.parent is not None and scope.parent.path in frozen:
+            frozen[scope.path] = frozen[scope.parent.path]
+        elif scope.owner is not None and (
+            scope.owner.op_type not in ("If", "Loop", "Scan")
+            or scope.owner.domain not in ("", "ai.onnx")
+            or function_of(index, scope.owner) is not None
+        ):
+            frozen[scope.path] = f"body of {scope.owner.op_type}, whose types are not known here"
+    return frozen
