@@ -1,0 +1,182 @@
+"""Facts of a node, a pattern, an input, and of the run as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx import AttributeProto
+
+from precision_planner.rules.clauses import FactValue
+from precision_planner.rules.facts import SUBJECTS, subject_fact
+from precision_planner.rules.lengths import reduction
+
+if TYPE_CHECKING:
+    from precision_planner.rules.evidence import Subject
+    from precision_planner.rules.world import World
+
+
+@subject_fact(*SUBJECTS, type="text")
+def precision(world: World, subject: Subject) -> FactValue:
+    """The low precision asked for: fp16 or bf16."""
+    return world.source.precision
+
+
+@subject_fact(*SUBJECTS, type="text")
+def target(world: World, subject: Subject) -> FactValue:
+    """The build target, as --target has it."""
+    return world.source.target
+
+
+@subject_fact(*SUBJECTS, type="number", unit="version")
+def opset(world: World, subject: Subject) -> FactValue:
+    """Version of the default operator domain."""
+    return world.source.model.opset
+
+
+@subject_fact(*SUBJECTS, type="text")
+def accumulation(world: World, subject: Subject) -> FactValue:
+    """How GEMM and Conv accumulate on the target: fp32 on TensorRT; unknown elsewhere unless it was said."""
+    return world.source.accumulation
+
+
+@subject_fact(*SUBJECTS, type="text")
+def data(world: World, subject: Subject) -> FactValue:
+    """Where the calibration data comes from: given, synthesized, or none."""
+    if world.source.ranges is None:
+        return "none"
+    return "synthesized" if world.source.synthesized else "given"
+
+
+@subject_fact("node", type="text")
+def op_type(world: World, subject: Subject) -> FactValue:
+    """The operator."""
+    assert subject.node is not None
+    return subject.node.op_type
+
+
+@subject_fact("node", type="set")
+def position(world: World, subject: Subject) -> FactValue:
+    """Where the node stands; the names are listed below."""
+    assert subject.position is not None
+    return world.position_of(subject.scope, subject.position)
+
+
+@subject_fact("node", type="set")
+def in_pattern(world: World, subject: Subject) -> FactValue:
+    """The kinds of the proven patterns that the node is part of."""
+    return world.patterns_of.get(world.source.index.node_id(subject.scope, subject.position or 0), frozenset())
+
+
+@subject_fact("node", "pattern", "input", type="set")
+def consumers(world: World, subject: Subject) -> FactValue:
+    """Op types of the nodes that read its output, in its own graph."""
+    if subject.kind == "input":
+        value = subject.value
+    else:
+        value = subject.match.output if subject.match is not None else next(iter(subject.node.output), "")  # type: ignore[union-attr]
+    return frozenset(subject.scope.nodes[use.position].op_type for use in subject.scope.consumers(value))
+
+
+@subject_fact("node", type="set")
+def producers(world: World, subject: Subject) -> FactValue:
+    """Op types of the nodes that make its inputs, seen through Identity, Cast and shape ops."""
+    assert subject.node is not None
+    sources = (world.source_node(subject.scope, name) for name in subject.node.input if name)
+    return frozenset(node.op_type for node in sources if node is not None)
+
+
+@subject_fact("node", type="number", unit="elements")
+def reduction_length(world: World, subject: Subject) -> FactValue:
+    """How many values one output element sums up; unknown where a dimension is symbolic."""
+    assert subject.node is not None
+    return reduction(world, subject.scope, subject.node)
+
+
+@subject_fact("node", type="flag")
+def squares_input(world: World, subject: Subject) -> FactValue:
+    """Whether its first input is the square of something: Pow(x, 2) or Mul(x, x)."""
+    assert subject.node is not None
+    source = world.source_node(subject.scope, next(iter(subject.node.input), ""))
+    if source is None:
+        return False
+    if source.op_type == "Pow":
+        return world.number(subject.scope, source.input[1]) == 2
+    return source.op_type == "Mul" and source.input[0] == source.input[1]
+
+
+@subject_fact("node", type="flag")
+def same_inputs(world: World, subject: Subject) -> FactValue:
+    """Whether its two inputs are the same value, as in Mul(x, x)."""
+    assert subject.node is not None
+    return len(subject.node.input) == 2 and subject.node.input[0] == subject.node.input[1]
+
+
+@subject_fact("node", "pattern", type="number", unit="value")
+def epsilon(world: World, subject: Subject) -> FactValue:
+    """Its epsilon: the attribute of a native normalization, what a decomposed one adds; unknown where it has none."""
+    if subject.match is not None:
+        found = subject.match.attributes.get("epsilon")
+        return None if found is None else float(found)
+    assert subject.node is not None
+    return next(
+        (attribute.f for attribute in subject.node.attribute
+         if attribute.name == "epsilon" and attribute.type == AttributeProto.FLOAT), None,
+    )  # fmt: skip
+
+
+@subject_fact("pattern", type="text")
+def kind(world: World, subject: Subject) -> FactValue:
+    """The pattern's kind."""
+    assert subject.match is not None
+    return subject.match.kind
+
+
+@subject_fact("pattern", type="text")
+def form(world: World, subject: Subject) -> FactValue:
+    """native (one operator) or decomposed."""
+    assert subject.match is not None
+    return subject.match.form
+
+
+@subject_fact("pattern", type="flag")
+def proven(world: World, subject: Subject) -> FactValue:
+    """Whether every condition of the pattern holds; false for a near miss."""
+    assert subject.match is not None
+    return subject.match.proven
+
+
+@subject_fact("pattern", type="flag")
+def fusable(world: World, subject: Subject) -> FactValue:
+    """Whether it can be rewritten as one node."""
+    assert subject.match is not None
+    return subject.match.fusable
+
+
+@subject_fact("pattern", type="text")
+def reason(world: World, subject: Subject) -> FactValue:
+    """Why it cannot be rewritten, or is a near miss; "" otherwise."""
+    assert subject.match is not None
+    return subject.match.reason
+
+
+@subject_fact("pattern", type="flag")
+def trailing_axes(world: World, subject: Subject) -> FactValue:
+    """Whether it normalizes the last axes; unknown where the rewrite is not proven."""
+    assert subject.match is not None
+    rewrite = subject.match.rewrite
+    return None if rewrite is None else rewrite.trailing
+
+
+@subject_fact("pattern", type="set")
+def ops(world: World, subject: Subject) -> FactValue:
+    """Op types of its nodes."""
+    assert subject.match is not None
+    found = (world.source.index.find(node) for node in subject.match.nodes)
+    return frozenset(place[0].nodes[place[1]].op_type for place in found if place is not None)
+
+
+@subject_fact("pattern", type="number", unit="nodes")
+def node_count(world: World, subject: Subject) -> FactValue:
+    """How many nodes it consists of."""
+    assert subject.match is not None
+    return len(subject.match.nodes)

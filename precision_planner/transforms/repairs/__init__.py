@@ -1,0 +1,12 @@
+"""Cures that are rewrites: each keeps the FP32 function within rounding, and says why when it cannot be applied."""
+
+from precision_planner.transforms.repairs.edit import Edit, Site
+from precision_planner.transforms.repairs.registry import (
+    REPAIRS,
+    Repair,
+    RepairRequest,
+    RepairResult,
+    apply_repairs,
+)
+
+__all__ = ["REPAIRS", "Edit", "Repair", "RepairRequest", "RepairResult", "Site", "apply_repairs"]

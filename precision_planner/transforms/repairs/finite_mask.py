@@ -1,0 +1,143 @@
+"""Replace a mask constant that FP16 cannot hold by a finite one with headroom.
+
+A mask of -3.4e38 (or -1e9, -65504, -inf) is added to attention scores so that their softmax weight is zero. FP16 makes
+-inf of it: (1 - mask) * -inf is NaN where the mask is 1, and a row that is masked as a whole is NaN. -30000 does the
+same work: float32's exp is zero from -104 on, two such masks added (padding and causal) still fit FP16 with 5,504 to
+spare for the score, and no product with 0 is NaN.
+
+Proof: every reading of the constant leads, through ops that hand it on, scale it by constants or mask it, into a
+softmax; nothing else reads it. The softmax is then the same in FP32 for every row that has one unmasked element, as
+long as the scores are apart by less than 29,000 (rows without any are garbage before and after, but finite).
+
+Cases: 1. a scalar or tensor initializer or Constant node; 2. a ConstantOfShape's value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from precision_planner.model import Scope
+from precision_planner.transforms.repairs.edit import Edit, Site
+
+__all__ = ["DEFAULT_MASK", "mask_refusal", "plan"]
+
+DEFAULT_MASK = -30000.0
+_PASSES = frozenset(
+    [
+        "Add",
+        "Cast",
+        "CastLike",
+        "Clip",
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Max",
+        "Min",
+        "Mul",
+        "Div",
+        "Reshape",
+        "ScatterND",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+        "Where",
+        "Neg",
+        "ConstantOfShape",
+        "Pad",
+    ]
+)
+_SINKS = frozenset({"Softmax", "LogSoftmax", "Attention", "MultiHeadAttention", "GroupQueryAttention"})
+_TESTS = frozenset({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsInf", "IsNaN", "Shape", "Size"})
+_LIMIT = 400
+
+
+def plan(site: Site) -> Edit | str:
+    """Plan the replacement of `site.value`, or of the constants that the site's nodes read or hold.
+
+    Parameters: value (default -30000): what becomes of every element below it.
+    """
+    value = float(site.parameters.get("value", DEFAULT_MASK))
+    edit = Edit(site.scope.path)
+    names = [site.value] if site.value else _constants(site)
+    for name in names:
+        array = site.array(name)
+        if array is None or array.dtype not in (np.float32, np.float64) or not (array < value).any():
+            continue
+        holder = site.index.resolve(site.scope, name)
+        if holder is None or holder.path != site.scope.path:
+            return f"{name} lies in another graph"
+        refusal = mask_refusal(site.scope, name)
+        if refusal:
+            return refusal
+        edit.replace[name] = np.maximum(array, np.asarray(value, array.dtype))
+    for node_id in site.nodes:
+        place = site.place(node_id)
+        if place is not None and place[0].nodes[place[1]].op_type == "ConstantOfShape":
+            refusal = _constant_of_shape(site, place[1], value, edit)
+            if refusal:
+                return refusal
+    return edit if edit.replace or edit.attributes else "no constant is below the mask"
+
+
+def _constants(site: Site) -> list[str]:
+    names: dict[str, None] = {}
+    for node_id in site.nodes:
+        place = site.place(node_id)
+        if place is not None:
+            names.update(dict.fromkeys(name for name in place[0].nodes[place[1]].input if name))
+    return list(names)
+
+
+def _constant_of_shape(site: Site, position: int, value: float, edit: Edit) -> str:
+    from onnx import numpy_helper
+
+    node = site.scope.nodes[position]
+    for attribute in node.attribute:
+        if attribute.name != "value":
+            continue
+        array = numpy_helper.to_array(attribute.t)
+        if array.dtype in (np.float32, np.float64) and (array < value).any():
+            refusal = mask_refusal(site.scope, node.output[0])
+            if refusal:
+                return refusal
+            fresh = numpy_helper.from_array(np.maximum(array, np.asarray(value, array.dtype)))
+            edit.attributes[position, "value"] = fresh
+    return ""
+
+
+def mask_refusal(scope: Scope, value: str) -> str:
+    """Why a constant is no attention mask: which reading does not lead into a softmax; "" if all do."""
+    waiting, seen, reached = [value], {value}, False
+    while waiting:
+        name = waiting.pop()
+        if scope.is_output(name):
+            return f"{name} is a graph output"
+        if name in scope.captures or name in scope.body_outputs:
+            return f"{name} is read by a nested body"
+        uses = scope.consumers(name)
+        if not uses and name == value:
+            return f"nothing reads {name}"
+        for use in uses:
+            node = scope.nodes[use.position]
+            if node.op_type in _SINKS:
+                reached = True
+            elif node.op_type in _PASSES:
+                waiting.extend(out for out in node.output if out and out not in seen)
+                seen.update(node.output)
+            elif node.op_type in _TESTS:
+                # a test of the mask against itself would see the new value
+                if node.op_type in ("Shape", "Size"):
+                    continue
+                return f"{name} is tested by {node.op_type}"
+            else:
+                return f"{name} reaches {node.op_type}, not only a softmax"
+        if len(seen) > _LIMIT:
+            return f"{value} is read in too many places"
+    return "" if reached else f"{value} reaches no softmax"
