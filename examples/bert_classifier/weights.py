@@ -14,7 +14,7 @@ from .tokens import topic_batch
 
 Array = np.ndarray
 
-_PROBE_ROWS, _PROBE_TOKENS = 44, 16
+_PROBE_TOKENS = 16
 _LOGIT_SPREAD = 0.6
 """Standard deviation of a class's logit over the probe rows."""
 
@@ -54,7 +54,9 @@ def make_weights(spec: BertSpec) -> dict[str, Array]:
     depends on the input for any size, with random weights too.
     """
     weights = minilm_weights() if spec.weights == "minilm" else _random_weights(spec)
-    ids, classes = topic_batch(spec, _PROBE_ROWS, min(_PROBE_TOKENS, spec.positions))
+    large = spec.layers * spec.hidden * (spec.hidden + spec.intermediate) > 2e7
+    rows = 22 if large else 44  # two or four sentences a class: a float64 pass over BERT base takes seconds
+    ids, classes = topic_batch(spec, rows, min(_PROBE_TOKENS, spec.positions))
     if spec.variant != "plain":
         pooled = _balance(spec, weights, ids, _plant(spec, weights))
     else:
