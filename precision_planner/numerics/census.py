@@ -1,22 +1,23 @@
 """The census of a tensor: everything that FP16 and BF16 do to its values, in one pass over them.
 
 A tensor comes as an array or as chunks of one, so that a weight of any size is read in constant memory. Counts are
-exact, whatever the bits; sums are float64. Parts of a large tensor are taken by two threads.
+exact, whatever the bits; sums are float64. Two cores share the work on large tensors.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 
-from precision_planner.numerics.float32_kernel import TASK, Kernel
+from precision_planner.numerics.float32_kernel import TASK, CountKernel, ErrorKernel, Tiny, add_large
 from precision_planner.numerics.stats import TensorStats
 from precision_planner.numerics.totals import Totals, add_values, widen
 
@@ -34,9 +35,13 @@ SMALL = 64
 PLAIN = 4096
 """Float32 tensors up to this many elements go the plain way, which has less to set up."""
 
-BACKLOG = 4
-"""Parts handed to the threads and not yet done; what a producer may run ahead, hence the memory that it costs."""
+AHEAD = 2
+"""Tasks that counting may run ahead of the errors: what a producer that computes its parts costs in memory."""
 
+DONE = Tiny()
+"""Stands for a task that has been added whole."""
+
+KernelT = TypeVar("KernelT", CountKernel, ErrorKernel)
 _local = threading.local()
 
 
@@ -120,23 +125,34 @@ class Census:
         return _sixteen_bits(parts, dtype)
 
     def _float32(self, parts: Iterable[Array], *, errors: bool) -> Totals:
+        """Count on a thread of its own and measure errors on this one, a task behind."""
         totals = Totals()
-        pending: list[Future[Totals]] = []
+        pending: deque[tuple[Array, Future[tuple[Totals, Tiny | None]]]] = deque()
         for words in _tasks(parts):
-            if self._workers < 2 or (not pending and words.size < TASK // 4):
-                totals.merge(_count_task(words, errors))
+            if self._workers < 2 or (not pending and words.size <= PLAIN):
+                self._finish(totals, words, _count(words, errors), errors)
                 continue
-            pending.append(self._submit(words, errors))
-            if len(pending) >= BACKLOG:
-                totals.merge(pending.pop(0).result())
-        for future in pending:
-            totals.merge(future.result())
+            pending.append((words, self._executor().submit(_count, words, errors)))
+            if len(pending) > AHEAD:
+                words, future = pending.popleft()
+                self._finish(totals, words, future.result(), errors)
+        for words, future in pending:
+            self._finish(totals, words, future.result(), errors)
         return totals
 
-    def _submit(self, words: Array, errors: bool) -> Future[Totals]:
+    def _finish(self, totals: Totals, words: Array, counted: tuple[Totals, Tiny | None], errors: bool) -> None:
+        """Add a task's counts and, on this thread, its errors."""
+        part, tiny = counted
+        totals.merge(part)
+        if tiny is None:
+            add_large(totals, words, _kernel(CountKernel), _kernel(ErrorKernel))
+        elif errors and tiny is not DONE:
+            _kernel(ErrorKernel).add(totals, words, tiny)
+
+    def _executor(self) -> ThreadPoolExecutor:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="census")
-        return self._pool.submit(_count_task, words, errors)
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="census")
+        return self._pool
 
 
 def _check_type(dtype: np.dtype[Any]) -> None:
@@ -160,17 +176,22 @@ def _tasks(parts: Iterable[Array]) -> Iterator[Array]:
             yield words[start : start + TASK]
 
 
-def _count_task(words: Array, errors: bool) -> Totals:
-    """The sums of one task, on whatever thread this is."""
+def _count(words: Array, errors: bool) -> tuple[Totals, Tiny | None]:
+    """The counts of one task, on whatever thread this is."""
     totals = Totals()
     if errors and words.size <= PLAIN:
         add_values(totals, widen(words.view(np.float32)))
-        return totals
-    kernel: Kernel | None = getattr(_local, "kernel", None)
+        return totals, DONE
+    return totals, _kernel(CountKernel).add(totals, words, details=errors)
+
+
+def _kernel(kind: type[KernelT]) -> KernelT:
+    """This thread's kernel, made when it is first needed."""
+    kernel: KernelT | None = getattr(_local, kind.__name__, None)
     if kernel is None:
-        kernel = _local.kernel = Kernel()
-    kernel.add(totals, words, errors=errors)
-    return totals
+        kernel = kind()
+        setattr(_local, kind.__name__, kernel)
+    return kernel
 
 
 def _float64(parts: Iterable[Array]) -> Totals:

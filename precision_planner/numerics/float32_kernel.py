@@ -1,9 +1,12 @@
-"""The census of float32 values, a cache-sized block at a time.
+"""The census of float32 values, by whole-array operations that numpy vectorizes and runs without the GIL.
 
-One pass over memory: a block is taken apart while it lies in the cache, by integer and float operations on whole
-blocks that numpy vectorizes and runs without the interpreter's lock. What one comparison of the magnitude bits singles
-out (zeros and everything below FP16's normal range, seldom many) is gathered and looked at closely; a block with a
-magnitude of 65520 or more, an infinity or a NaN goes the plain way of `totals.add_values`.
+Two kernels share the work. `CountKernel` knows the classes, the range and the exponents; it makes few, long calls.
+`ErrorKernel` knows the norm and the rounding errors; it takes a block apart while it lies in a core's cache, in many
+short calls. Run at the same time they use two cores without fighting over the GIL, as two threads of short calls do.
+
+What one comparison of the magnitude bits singles out (zeros and everything below FP16's normal range, seldom many) is
+gathered and looked at closely. Magnitudes of 65520 or more, infinities and NaN go the plain way of
+`totals.add_values`.
 """
 
 from __future__ import annotations
@@ -13,23 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.numerics.formats import BF16, FP16
+from precision_planner.numerics.formats import BF16, FP16, Format
 from precision_planner.numerics.totals import FormatTotals, Totals, add_small, add_values, widen
 
-__all__ = ["BLOCK", "TASK", "Kernel"]
+__all__ = ["BLOCK", "TASK", "CountKernel", "ErrorKernel", "Tiny", "add_large"]
 
-BLOCK = 1 << 16
-"""Elements in a block: with its temporaries it fits a core's second-level cache."""
+TASK = 1 << 20
+"""Elements handed from one kernel to the other at a time."""
+
+SPAN = 1 << 19
+"""Elements in one call of the count kernel: long enough that taking the lock costs nothing beside it."""
+
+BLOCK = 1 << 15
+"""Elements in one call of the error kernel: its temporaries fit a core's second-level cache."""
 
 ROW = 1 << 11
 """Elements in one dot product: so few that its float32 sum is good to 1e-6, and that no BLAS starts threads for it."""
-
-SINGLE_PRECISION_FROM = int(np.float32(2.0**-20).view(np.uint32))
-"""A block whose largest magnitude has at least these bits sums squares in float32: what underflows there, an error
-below 2^-63, is nothing beside the norm. It keeps error sums good to 1e-6 of themselves, or 1e-12 of the norm."""
-
-TASK = 1 << 20
-"""Elements that one `Kernel.add` takes: their exponents are counted together, two at a time."""
 
 Word = np.ndarray[Any, np.dtype[np.uint32]]
 Real = np.ndarray[Any, np.dtype[np.float32]]
@@ -52,104 +54,172 @@ TINY = _word(_bits(FP16.smallest_normal))
 LARGE = _bits(FP16.overflow_from)
 OVERFLOW = _bits(FP16.max_finite)
 FLOAT32_NORMAL = _bits(BF16.smallest_normal)
+INFINITY = 0x7F800000
 # 1.5 * 2^(23 - p) times the power of two in x: adding and subtracting it rounds x to p fraction bits, half to even
 ROUND_FP16 = np.array(1.5 * 2.0 ** (23 - FP16.fraction_bits), np.float32)
 ROUND_BF16 = np.array(1.5 * 2.0 ** (23 - BF16.fraction_bits), np.float32)
-# maximum of two whole arrays is vectorized, with a scalar it is not
+# maximum and minimum of two whole arrays are vectorized, with a scalar they are not
 FP16_SMALLEST_NORMAL = np.full(BLOCK, FP16.smallest_normal, np.float32)
 BF16_SMALLEST_NORMAL = np.full(BLOCK, BF16.smallest_normal, np.float32)
-DEEPEST = np.full(BLOCK + 1, 31, np.uint8)
+DEEPEST = np.full(SPAN + 1, 31, np.uint8)
+
+SINGLE_PRECISION_FROM = 2.0**-40
+"""A block whose squares sum to this sums them in float32: what underflows there, an error below 2^-63, is nothing
+beside the norm. It keeps error sums good to 1e-6 of themselves, or 1e-12 of the norm."""
 
 
-class Kernel:
-    """The temporaries of one worker, allocated once, and the work on them. Not shared between threads."""
+class Tiny:
+    """What the count kernel tells the error kernel about a task.
+
+    Attributes:
+      any: some magnitude is below FP16's normal range.
+      float32_subnormal: some magnitude is zero or below float32's normal range.
+    """
+
+    __slots__ = ("any", "float32_subnormal")
 
     def __init__(self) -> None:
-        self._magnitude = np.empty(BLOCK, np.uint32)
-        self._word = np.empty(BLOCK, np.uint32)
-        self._error = np.empty(BLOCK, np.float32)
-        self._shift = np.empty(BLOCK, np.float32)
-        self._mask = np.empty(BLOCK, np.bool_)
-        self._double = np.empty(BLOCK, np.float64)
-        self._exponent = np.empty(BLOCK + 1, np.uint8)
-        self._depth = np.empty(BLOCK + 1, np.uint8)
-        self._pair = np.empty(BLOCK // 2 + 1, np.intp)
+        self.any = self.float32_subnormal = False
 
-    def add(self, totals: Totals, words: Word, *, errors: bool = True) -> None:
-        """Add float32 values to the sums.
+
+class CountKernel:
+    """Classes, range and exponents. Holds its temporaries; not shared between threads."""
+
+    def __init__(self) -> None:
+        self._magnitude = np.empty(SPAN, np.uint32)
+        self._mask = np.empty(SPAN, np.bool_)
+        self._exponent = np.empty(SPAN + 1, np.uint8)
+        self._pair = np.empty(SPAN // 2 + 1, np.intp)
+
+    def add(self, totals: Totals, words: Word, *, details: bool = True) -> Tiny | None:
+        """Add the counts of float32 values, unless a magnitude is 65520 or more.
 
         Args:
           totals: what to add to.
-          words: the bits of at most TASK float32 values, shape [n].
-          errors: False adds the class counts and the range alone; exponents and error sums are then incomplete.
+          words: the bits of float32 values, shape [n].
+          details: count exponents, and complete the error sums for the values below the normal range.
+
+        Returns:
+          What the error kernel needs, or None if a magnitude is 65520 or more: nothing has been added then.
         """
-        gathered: list[Word] = []
+        part, tiny = Totals(), Tiny()
+        for start in range(0, words.size, SPAN):
+            span = words[start : start + SPAN]
+            n = span.size
+            magnitude = np.bitwise_and(span, MAGNITUDE, out=self._magnitude[:n])
+            top = int(magnitude.max())
+            if top >= LARGE:
+                return None
+            part.size += n
+            part.max_abs = max(part.max_abs, _value(top))
+            if top > OVERFLOW:
+                part.fp16.overflow += int(np.count_nonzero(magnitude > OVERFLOW))
+            below = magnitude[np.less(magnitude, TINY, out=self._mask[:n])]
+            if below.size:
+                least = self._add_below(part, below, details)
+                tiny.any = True
+                tiny.float32_subnormal = tiny.float32_subnormal or least < FLOAT32_NORMAL
+            if part.min_abs >= FP16.smallest_normal:
+                part.min_abs = min(part.min_abs, self._smallest_above_zero(magnitude))
+            if details:
+                self._add_exponents(part, magnitude)
+        totals.merge(part)
+        return tiny
+
+    def _smallest_above_zero(self, magnitude: Word) -> float:
+        """The smallest magnitude above zero; inf if there is none."""
+        less_one = np.subtract(magnitude, ONE, out=self._pair.view(np.uint32)[: magnitude.size])
+        lowest = int(less_one.min())  # a zero wraps to the top
+        return _value(lowest + 1) if lowest < INFINITY else math.inf
+
+    def _add_below(self, totals: Totals, below: Word, details: bool) -> int:
+        """Look closely at the magnitudes below FP16's normal range; return the smallest, zero included."""
+        small = below[below > 0]
+        zeros = below.size - small.size
+        totals.zeros += zeros
+        if details:
+            totals.exponents[0] -= zeros  # a zero's exponent field is 0, but it has no exponent
+        if not small.size:
+            return 0
+        least = int(small.min())
+        totals.min_abs = min(totals.min_abs, _value(least))
+        for part in (totals.fp16, totals.bf16):
+            _count_small(part, small, least)
+        if details:
+            size = small.view(np.float32).astype(np.float64)
+            add_small(totals.fp16, size)
+            if least < FLOAT32_NORMAL:
+                add_small(totals.bf16, size[size < BF16.smallest_normal])
+        return 0 if zeros else least
+
+    def _add_exponents(self, totals: Totals, magnitude: Word) -> None:
+        """Count exponent fields, zeros' too, in pairs: two values to one step of a table of 32 x 32.
+
+        The table has the 31 binades from the largest downwards; what lies deeper is counted on its own. The
+        magnitudes are overwritten.
+        """
+        n = magnitude.size
+        even = n + n % 2
+        exponent = self._exponent[:even]
+        exponent[:n] = np.right_shift(magnitude, FRACTION_BITS, out=magnitude)
+        if n % 2:
+            exponent[-1] = exponent[0]
+        first, top = int(exponent[0]), int(exponent.max())
+        depth = np.subtract(np.uint8(top), exponent, out=exponent)
+        deep = depth[depth >= 31] if int(depth.max()) >= 31 else depth[:0]
+        if deep.size:
+            totals.exponents[: top - 30] += np.bincount(top - deep.astype(np.intp), minlength=top - 30)
+            np.minimum(depth, DEEPEST[:even], out=depth)
+        self._pair[: even // 2] = depth.view(np.uint16)
+        table = np.bincount(self._pair[: even // 2], minlength=32 * 256).reshape(32, 256)[:, :32]
+        counts = table.sum(0) + table.sum(1)
+        shown = min(top + 1, 31)
+        totals.exponents[top - shown + 1 : top + 1] += counts[:shown][::-1]
+        if n % 2:
+            totals.exponents[first] -= 1
+
+
+class ErrorKernel:
+    """Norm and rounding errors. Holds its temporaries; not shared between threads."""
+
+    def __init__(self) -> None:
+        self._magnitude = np.empty(BLOCK, np.uint32)
+        self._power = np.empty(BLOCK, np.uint32)
+        self._error = np.empty(BLOCK, np.float32)
+        self._shift = np.empty(BLOCK, np.float32)
+        self._double = np.empty(BLOCK, np.float64)
+
+    def add(self, totals: Totals, words: Word, tiny: Tiny) -> None:
+        """Add the norm and the error sums of float32 values that the count kernel has taken.
+
+        Args:
+          totals: what to add to.
+          words: the bits of float32 values below 65520 in magnitude, shape [n].
+          tiny: what the count kernel said of them.
+        """
         for start in range(0, words.size, BLOCK):
             block = words[start : start + BLOCK]
             n = block.size
             magnitude = np.bitwise_and(block, MAGNITUDE, out=self._magnitude[:n])
-            top = int(magnitude.max())
-            if top >= LARGE:
-                add_values(totals, widen(block.view(np.float32)))
-                continue
-            totals.size += n
-            totals.max_abs = max(totals.max_abs, _value(top))
-            if top > OVERFLOW:
-                totals.fp16.overflow += int(np.count_nonzero(magnitude > OVERFLOW))
-            tiny: Word = magnitude[np.less(magnitude, TINY, out=self._mask[:n])]
-            if tiny.size:
-                gathered.append(tiny)
-            elif totals.min_abs >= FP16.smallest_normal:
-                totals.min_abs = min(totals.min_abs, _value(int(magnitude.min())))
-            if errors:
-                self._add_exponents(totals, magnitude)
-                self._add_errors(totals, magnitude, tiny, top)
-        if gathered:
-            self._add_tiny(totals, words, np.concatenate(gathered), errors)
-
-    def _add_tiny(self, totals: Totals, words: Word, tiny: Word, errors: bool) -> None:
-        """Look closely at the magnitudes below FP16's normal range."""
-        small = tiny[tiny > 0]
-        zeros = tiny.size - small.size
-        totals.zeros += zeros
-        if small.size:
-            _count_small(totals.fp16, small, int(small.min()))
-            _count_small(totals.bf16, small, int(small.min()))
-            totals.min_abs = min(totals.min_abs, _value(int(small.min())))
-        elif totals.min_abs >= FP16.smallest_normal:
-            for start in range(0, words.size, BLOCK):  # zeros, but nothing small: the minimum is a normal value
-                block = words[start : start + BLOCK] & MAGNITUDE
-                totals.min_abs = min(totals.min_abs, _smallest_above_zero(block))
-        if errors:
-            totals.exponents[0] -= zeros  # a zero's exponent field is 0, but it has no exponent
-            if small.size:
-                size = small.view(np.float32).astype(np.float64)
-                add_small(totals.fp16, size)
-                if totals.min_abs < BF16.smallest_normal:
-                    add_small(totals.bf16, size[size < BF16.smallest_normal])
-
-    def _add_errors(self, totals: Totals, magnitude: Word, tiny: Word, top: int) -> None:
-        """Add the norm and the rounding errors of one block without large values."""
-        n = magnitude.size
-        size = magnitude.view(np.float32)
-        sum_of_squares = self._squares if top >= SINGLE_PRECISION_FROM else self._squares_in_double
-        totals.square += sum_of_squares(size)
-        power = np.bitwise_and(magnitude, EXPONENT, out=self._word[:n]).view(np.float32)
-        if tiny.size and int(tiny.min()) < FLOAT32_NORMAL:
-            np.maximum(power, BF16_SMALLEST_NORMAL[:n], out=power)
-        square = sum_of_squares(self._round_off(size, power, ROUND_BF16))
-        totals.bf16.error += square
-        totals.bf16.saturated += square
-        _note_inexact(totals.bf16, magnitude)
-        if tiny.size:
-            np.maximum(power, FP16_SMALLEST_NORMAL[:n], out=power)
-        square = sum_of_squares(self._round_off(size, power, ROUND_FP16))
-        totals.fp16.error += square
-        totals.fp16.saturated += square
-        _note_inexact(totals.fp16, magnitude)
+            size = magnitude.view(np.float32)
+            sum_of_squares = self._squares
+            square = sum_of_squares(size)
+            if square < SINGLE_PRECISION_FROM:
+                sum_of_squares = self._squares_in_double
+                square = sum_of_squares(size)
+            totals.square += square
+            power = np.bitwise_and(magnitude, EXPONENT, out=self._power[:n]).view(np.float32)
+            if tiny.float32_subnormal:
+                np.maximum(power, BF16_SMALLEST_NORMAL[:n], out=power)
+            error = self._round_off(size, power, ROUND_BF16)
+            _add_error(totals.bf16, size, error, sum_of_squares(error))
+            if tiny.any:
+                np.maximum(power, FP16_SMALLEST_NORMAL[:n], out=power)
+            error = self._round_off(size, power, ROUND_FP16)
+            _add_error(totals.fp16, size, error, sum_of_squares(error))
 
     def _round_off(self, size: Real, power: Real, rounder: Real) -> Real:
-        """The rounding error of each value, for a format whose spacing at `power` is rounder's.
+        """The rounding error of each value, for the spacing that a format has at `power`.
 
         Adding 1.5 * 2^k and subtracting it again rounds to a multiple of the sum's ulp, half to even; both the
         rounded value and its difference from the original are exact in float32.
@@ -176,36 +246,36 @@ class Kernel:
         rows = range(0, x.size, ROW)
         return sum(float(np.dot(double[row : row + ROW], double[row : row + ROW])) for row in rows)
 
-    def _add_exponents(self, totals: Totals, magnitude: Word) -> None:
-        """Count exponent fields, zeros' too, in pairs: two values to one step of a table of 32 x 32.
 
-        The table has the 31 binades from the block's largest downwards; what lies deeper is counted on its own.
-        """
-        n = magnitude.size
-        even = n + n % 2
-        exponent, depth = self._exponent[:even], self._depth[:even]
-        np.right_shift(magnitude, FRACTION_BITS, out=self._word[:n])
-        exponent[:n] = self._word[:n]
-        if n % 2:
-            exponent[-1] = exponent[0]
-        top = int(exponent.max())
-        np.subtract(np.uint8(top), exponent, out=depth)
-        np.minimum(depth, DEEPEST[:even], out=depth)
-        self._pair[: even // 2] = depth.view(np.uint16)
-        table = np.bincount(self._pair[: even // 2], minlength=32 * 256).reshape(32, 256)[:, :32]
-        counts = table.sum(0) + table.sum(1)
-        shown = min(top + 1, 31)
-        totals.exponents[top - shown + 1 : top + 1] += counts[:shown][::-1]
-        if counts[31]:
-            deep = exponent[depth == 31]
-            totals.exponents[: top - 30] += np.bincount(deep, minlength=top - 30)
-        if n % 2:
-            totals.exponents[exponent[0]] -= 1
+def add_large(totals: Totals, words: Word, count: CountKernel, error: ErrorKernel) -> None:
+    """Add float32 values that the count kernel has refused: block by block, the plain way where it must be.
+
+    Args:
+      totals: what to add to.
+      words: the bits of float32 values, shape [n].
+      count: used for the blocks without large magnitudes.
+      error: likewise.
+    """
+    for start in range(0, words.size, BLOCK):
+        block = words[start : start + BLOCK]
+        tiny = count.add(totals, block)
+        if tiny is None:
+            add_values(totals, widen(block.view(np.float32)))
+        else:
+            error.add(totals, block, tiny)
+
+
+def _add_error(part: FormatTotals, size: Real, error: Real, square: float) -> None:
+    """Add a block's squared rounding error, and note whether a value in the normal range was rounded."""
+    part.error += square
+    part.saturated += square
+    if not part.inexact and square:  # soon true, so seldom looked at
+        part.inexact = bool(error[size >= np.float32(part.format.smallest_normal)].any())
 
 
 def _count_small(part: FormatTotals, small: Word, least: int) -> None:
     """Count the classes below a format's normal range; `least` is the smallest of the magnitudes, all above zero."""
-    fmt = part.format
+    fmt: Format = part.format
     normal, subnormal = _bits(fmt.smallest_normal), _bits(fmt.smallest_subnormal)
     below = int(np.count_nonzero(small < _word(normal))) if least < normal else 0
     underflow = int(np.count_nonzero(small < _word(subnormal))) if least < subnormal else 0
@@ -215,20 +285,6 @@ def _count_small(part: FormatTotals, small: Word, least: int) -> None:
         part.flushed += int(np.count_nonzero(small <= _word(_bits(fmt.flush_until))))
 
 
-def _smallest_above_zero(magnitude: Word) -> float:
-    """The smallest magnitude above zero; inf if there is none."""
-    lowest = int((magnitude - ONE).min())  # a zero wraps to the top
-    return _value(lowest + 1) if lowest < 0x7F800000 else math.inf
-
-
 def _value(bits: int) -> float:
     """The float32 value of magnitude bits."""
     return float(np.uint32(bits).view(np.float32))
-
-
-def _note_inexact(part: FormatTotals, magnitude: Word) -> None:
-    """Set `inexact` if a value in the format's normal range has a bit that the format drops."""
-    if not part.inexact:  # soon true, so seldom computed
-        dropped = np.uint32((1 << (23 - part.format.fraction_bits)) - 1)
-        normal = magnitude[magnitude >= np.uint32(_bits(part.format.smallest_normal))]
-        part.inexact = bool((normal & dropped).any())
