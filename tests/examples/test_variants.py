@@ -193,16 +193,16 @@ def test_cast_pairs_in_onnxruntime_agree() -> None:
 @pytest.mark.parametrize("name", ["massive", "minilm-massive"])
 def test_large_massive_presets(name: str, minilm_files: None) -> None:
     """3 x 768 and MiniLM: over 0.1 decomposed, under 2e-3 in the worst row native."""
-    spec = replace(PRESETS[name], sequence=64)
+    spec = replace(PRESETS[name], sequence=40)
     weights = make_weights(spec)
-    check_massive(lambda norm: measured(spec, 8, norm, weights=weights), good=2e-3)
+    check_massive(lambda norm: measured(spec, 6, norm, weights=weights), good=2e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ffn", "minilm-ffn"])
 def test_large_ffn_presets(name: str, minilm_files: None) -> None:
     """3 x 768 and MiniLM: NaN with native LayerNorm, under 2e-3 with the FFN path in FP32 too."""
-    spec = replace(PRESETS[name], sequence=64)
+    spec = replace(PRESETS[name], sequence=40)
     weights = make_weights(spec)
-    assert np.isnan(measured(spec, 8, "native", weights=weights)).all()
-    assert measured(spec, 8, "native", ffn_path(spec), weights=weights).max() < 2e-3
+    assert np.isnan(measured(spec, 6, "native", weights=weights)).all()
+    assert measured(spec, 6, "native", ffn_path(spec), weights=weights).max() < 2e-3
