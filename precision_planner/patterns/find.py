@@ -7,6 +7,7 @@ from collections.abc import Collection
 from precision_planner.model import GraphIndex, Model, TypeTable, infer_types
 from precision_planner.patterns.activations import find_gelu
 from precision_planner.patterns.attention import find_attention
+from precision_planner.patterns.functions import with_function_types
 from precision_planner.patterns.group_norm import find_reshaped
 from precision_planner.patterns.match import KINDS, NORMALIZATIONS, Match
 from precision_planner.patterns.native import find_native
@@ -41,8 +42,8 @@ def find_patterns(
     unknown = wanted - set(KINDS)
     if unknown:
         raise ValueError(f"unknown pattern kind {sorted(unknown)[0]!r}; there are {', '.join(KINDS)}")
-    index = index or GraphIndex(model.proto)
-    types = types or infer_types(model, index)
+    index = GraphIndex(model.proto) if index is None else index
+    types = with_function_types(model, index, infer_types(model, index) if types is None else types)
     found: list[Match] = []
     for scope in index.scopes:
         view = View(model, index, types, scope)

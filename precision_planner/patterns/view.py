@@ -33,6 +33,7 @@ class View:
         self.model, self.index, self.types, self.scope = model, index, types, scope
         self._roots: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._constants: dict[str, np.ndarray | None] = {}
+        self._dead: dict[int, bool] = {}
         self.opset = model.opset
         top = scope
         while top.parent is not None:
@@ -217,8 +218,14 @@ class View:
 
     def sole_consumer(self, value: str) -> int | None:
         """The one node that reads `value`, if nothing else sees it."""
-        uses = self.scope.consumers(value)
-        if not uses or self.scope.is_output(value) or value in self.scope.captures or value in self.scope.body_outputs:
+        uses = [use for use in self.scope.consumers(value)[:64] if not self.is_dead(use.position)]
+        if (
+            not uses
+            or len(self.scope.consumers(value)) > 64
+            or self.scope.is_output(value)
+            or value in self.scope.captures
+            or value in self.scope.body_outputs
+        ):
             return None
         first = uses[0].position
         return first if all(use.position == first for use in uses) else None
@@ -233,9 +240,26 @@ class View:
             body, use = self.scope.captures[value][0]
             return f"{display_name(body.nodes[use.position])} in a nested body"
         for use in self.scope.consumers(value):
-            if use.position not in inside:
+            if use.position not in inside and not self.is_dead(use.position):
                 return self.name(use.position)
         return ""
+
+    def is_dead(self, position: int, depth: int = 8) -> bool:
+        """Whether nothing reads what a node makes, directly or further on."""
+        known = self._dead.get(position)
+        if known is None:
+            known = depth > 0 and all(
+                not self.scope.is_output(value)
+                and value not in self.scope.captures
+                and value not in self.scope.body_outputs
+                and len(self.scope.consumers(value)) <= 4
+                and all(self.is_dead(use.position, depth - 1) for use in self.scope.consumers(value))
+                for value in self.scope.nodes[position].output
+                if value
+            )
+            if depth == 8:
+                self._dead[position] = known
+        return known
 
     def axes(self, node: onnx.NodeProto, source: str) -> tuple[int, ...] | str | None:
         """The axes a Reduce node runs over, negative and sorted where the rank is known.

@@ -2,5 +2,16 @@
 
 from precision_planner.transforms.fuse import DEFAULT_KINDS, FusionResult, fuse
 from precision_planner.transforms.opset import OpsetResult, raise_opset
+from precision_planner.transforms.verified import fuse_verified
+from precision_planner.transforms.verify import Judgement, judge
 
-__all__ = ["DEFAULT_KINDS", "FusionResult", "OpsetResult", "fuse", "raise_opset"]
+__all__ = [
+    "DEFAULT_KINDS",
+    "FusionResult",
+    "Judgement",
+    "OpsetResult",
+    "fuse",
+    "fuse_verified",
+    "judge",
+    "raise_opset",
+]
