@@ -8,25 +8,8 @@ from precision_planner.model import GraphIndex, Scope
 from precision_planner.typing import Key
 from precision_planner.typing.schemas import DATA_MOVEMENT
 
-_COMBINES = (
-    frozenset(
-        {
-            "Add",
-            "Cast",
-            "CastLike",
-            "Clip",
-            "ConstantOfShape",
-            "Div",
-            "Max",
-            "Min",
-            "Mul",
-            "Neg",
-            "Sub",
-            "Sum",
-        }
-    )  # fmt: skip
-    | DATA_MOVEMENT
-)
+_ARITHMETIC = "Add Cast CastLike Clip ConstantOfShape Div Max Min Mul Neg Sub Sum"
+_COMBINES = DATA_MOVEMENT.union(_ARITHMETIC.split())
 """Operators through which a mask reaches the logits; a product or normalization ends the walk."""
 
 _ATTENTIONS = frozenset(["Attention", "DecoderMaskedMultiHeadAttention", "MultiHeadAttention"])

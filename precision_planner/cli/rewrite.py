@@ -1,0 +1,128 @@
+"""`planner rewrite`: write a typed FP16 or BF16 model, or only the fused one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("rewrite")
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", metavar="OUT", help="Where to write; MODEL.fp16.onnx beside the model by default.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "bf16", "fp32"]),
+    default="fp16",
+    show_default=True,
+    help="The low type; fp32 only fuses.",
+)
+@click.option(
+    "--fuse", "fuse", multiple=True, metavar="KIND", help="Fuse this pattern too (layernorm is fused anyway)."
+)
+@click.option("--no-fuse", is_flag=True, help="Fuse nothing.")
+@click.option("--keep-fp32", multiple=True, metavar="SEL", help="Nodes that stay in FP32.")
+@click.option("--keep-bf16", multiple=True, metavar="SEL", help="Nodes that compute in BF16.")
+@click.option("--only-low", multiple=True, metavar="SEL", help="The only nodes that go low.")
+@click.option(
+    "--keep-as",
+    type=click.Choice(["compute", "island"]),
+    help="Kept normalizations: statistics in FP32 (compute), or inputs, weights and outputs too (island).",
+)
+@click.option(
+    "--io-types",
+    default="keep",
+    show_default=True,
+    metavar="keep|low|low=GLOB,..",
+    help="Which floats of the interface become low.",
+)
+@click.option("--int32-inputs", is_flag=True, help="Make int64 inputs INT32.")
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "saturate", "ieee"]),
+    default="auto",
+    show_default=True,
+    help="What becomes of weights that the type cannot hold.",
+)
+@click.option(
+    "--layernorm",
+    default="onnx",
+    show_default=True,
+    metavar="onnx|plugin:NAME",
+    help="Write LayerNormalization nodes as the ONNX operator or as a TensorRT plugin.",
+)
+@click.option(
+    "--plugins",
+    multiple=True,
+    metavar="OP=IN,..->OUT,..",
+    help="Types of a plugin or custom operator: low, fp16, bf16, fp32 or - for each slot.",
+)
+@click.option("--surgery", metavar="FILE.py[:FN]", help="Run a graphsurgeon script first.")
+@click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data].")
+@click.option("--no-verify", is_flag=True, help="Do not run onnxruntime on the result.")
+@click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
+def command(model: str, output: str | None, json_path: str | None, force: bool, **options: Any) -> int:
+    r"""Convert MODEL to a typed FP16 or BF16 graph, keeping in FP32 what must be kept.
+
+    \b
+    SEL: a category (layernorm, softmax, ...), an op type, a glob on node names, or re:PATTERN.
+    """
+    from precision_planner.cli.console import note, progress, write_result
+    from precision_planner.model import Model
+    from precision_planner.model.files import check_output
+    from precision_planner.rewriting import default_output, rewrite
+    from precision_planner.rewriting.plugins import parse_plugins
+
+    loaded = Model.load(Path(model))
+    target = Path(output) if output else default_output(model, options["precision"])
+    check_output(target, force=force, protect=loaded.files)
+    no_fuse, fuse = options.pop("no_fuse"), options.pop("fuse")
+    if no_fuse and fuse:
+        raise click.UsageError("--fuse and --no-fuse exclude each other")
+    kinds = () if no_fuse else tuple(dict.fromkeys(("layernorm", *fuse)))
+    plugins = parse_plugins(options.pop("plugins"))
+    verify = not options.pop("no_verify")
+    with progress(f"rewriting {loaded.path}"):
+        result = rewrite(loaded, fuse=kinds, plugins=plugins, verify=verify, **options)
+        written = result.save(target, force=force)
+    report = {**result.report, "output": [str(path) for path in written]}
+    if json_path:
+        write_result(json.dumps(report, indent=2), json_path)
+    if json_path != "-":
+        _render(report, note)
+    return 0 if report["verification"]["passed"] is not False else 1
+
+
+def _render(report: dict[str, Any], note: Any) -> None:
+    """The summary in the terminal."""
+    from precision_planner.cli.console import stdout_console
+
+    console = stdout_console()
+    kept, bf16 = report["kept_fp32"], report["kept_bf16"]
+    console.print(f"wrote {', '.join(report['output'])}", soft_wrap=True)
+    if report["opset"]["from"] != report["opset"]["to"]:
+        console.print(f"opset      {report['opset']['from']} -> {report['opset']['to']}")
+    console.print(f"fused      {len(report['fused'])} patterns")
+    if report["precision"] != "fp32":
+        console.print(f"converted  {report['converted']} nodes to {report['precision']}, {report['casts']} Casts")
+        if bf16:
+            console.print(f"kept bf16  {len(bf16)} nodes")
+        console.print(f"kept fp32  {len(kept)} nodes")
+        reasons: dict[str, list[str]] = {}
+        for entry in kept:
+            reasons.setdefault(entry["reason"], []).append(entry["node"])
+        for reason, nodes in sorted(reasons.items(), key=lambda item: -len(item[1])):
+            console.print(f"  {len(nodes):5d}  {reason}", soft_wrap=True)
+        changes = report["weights"]["changes"]
+        if changes:
+            console.print(f"weights    {len(changes)} tensors hold values that the type cannot (--json lists them)")
+    for entry in report["rejected"]:
+        note(f"not fused: {entry['kind']} at {entry['nodes'][-1]}: {entry['reason']}")
+    for text in report["notes"]:
+        note(text)
+    check = report["verification"]
+    verdict = {True: "passed", False: "FAILED", None: "not done"}[check["passed"]]
+    console.print(f"verified   {verdict}{': ' + check['reason'] if check['reason'] else ''}", soft_wrap=True)

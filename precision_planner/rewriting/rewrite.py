@@ -1,0 +1,395 @@
+"""`rewrite`: surgery, fusion, decisions, types, weights, verification, in this order."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from precision_planner.errors import ConversionError
+from precision_planner.model import GraphIndex, Model, NodeId, infer_types
+from precision_planner.patterns import Match, find_patterns
+from precision_planner.planning.selectors import CATEGORIES, select
+from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
+from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
+from precision_planner.rewriting.plugins import layernorm_as_plugin
+from precision_planner.rewriting.report import build_report
+from precision_planner.rewriting.surgery import run_surgery
+from precision_planner.rewriting.verify import summarize, verify_typed
+from precision_planner.rewriting.weights import check_policy
+from precision_planner.transforms import FusionResult, fuse, raise_opset
+from precision_planner.typing import (
+    Decision,
+    KeepAs,
+    PluginTypes,
+    Precision,
+    TypeAssignment,
+    TypingOptions,
+    assign_types,
+)
+from precision_planner.typing.elements import opset_of
+from precision_planner.typing.schemas import DATA_MOVEMENT, op_types
+
+BF16_OPSET = 22
+"""The opset from which convolutions, pooling and InstanceNormalization take bfloat16."""
+
+
+@dataclass(frozen=True)
+class RewriteResult:
+    """A rewritten model and what was done to it.
+
+    Attributes:
+      typed: the model as the planner holds it, weights not in memory.
+      report: the dict of the command's JSON.
+      assignment: the types, None with precision "fp32".
+      source: the model before everything, after surgery.
+    """
+
+    typed: Model
+    report: dict[str, Any]
+    assignment: TypeAssignment | None = None
+    source: Model | None = None
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The whole model as a ModelProto; ModelError past 2 GiB (use `save`)."""
+        return self.typed.to_proto()
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> list[Path]:
+        """Write the model, weights streamed, atomically; returns the files, the model first.
+
+        Raises:
+          OutputError: the output exists (without force), is the input, or cannot be written.
+        """
+        return self.typed.save(path, force=force)
+
+
+def rewrite(
+    model: Model | onnx.ModelProto | str | os.PathLike[str],
+    *,
+    precision: str = "fp16",
+    fuse: Sequence[str] | str | None = ("layernorm",),
+    keep_fp32: Sequence[str] | str = (),
+    keep_bf16: Sequence[str] | str = (),
+    only_low: Sequence[str] | str = (),
+    keep_as: KeepAs | None = None,
+    io_types: str = "keep",
+    int32_inputs: bool = False,
+    weights: str = "auto",
+    layernorm: str = "onnx",
+    surgery: str | None = None,
+    plugins: Mapping[str, PluginTypes] | None = None,
+    decisions: Mapping[NodeId, Decision] | None = None,
+    inputs: object = None,
+    verify: bool = True,
+) -> RewriteResult:
+    """Rewrite a model in a low precision.
+
+    Args:
+      model: a path, a ModelProto or a `Model`.
+      precision: "fp16", "bf16", or "fp32" (fusion alone).
+      fuse: pattern kinds or categories that become one node; empty or None for none.
+      keep_fp32: selectors of nodes that stay in FP32.
+      keep_bf16: selectors of nodes that compute in BF16.
+      only_low: selectors of the only nodes that go low; all others stay in FP32.
+      keep_as: how kept normalizations are kept: "compute" or "island"; None takes what costs least.
+      io_types: "keep", "low" or "low=GLOB,GLOB".
+      int32_inputs: int64 inputs become INT32.
+      weights: what becomes of weights that the type cannot hold: "auto", "saturate" or "ieee".
+      layernorm: "onnx", or "plugin:NAME" to write LayerNormalization nodes as a TensorRT plugin.
+      surgery: "FILE.py[:FUNCTION]", run first.
+      plugins: op type of a plugin or custom operator -> its types.
+      decisions: for single nodes of the input model, as a plan has them; selectors win over them.
+      inputs: data for the comparison of fused and original model; synthesized where None.
+      verify: compare the fused model and load the typed one in onnxruntime.
+
+    Raises:
+      ConversionError: a low precision was asked for and nothing could be converted.
+      SelectorError: a selector matches nothing.
+    """
+    return _Rewrite(
+        source=Model.load(model),
+        precision=precision,
+        kinds=_kinds(fuse),
+        keep_fp32=_list(keep_fp32),
+        keep_bf16=_list(keep_bf16),
+        only_low=_list(only_low),
+        keep_as=keep_as,
+        io_types=io_types,
+        int32_inputs=int32_inputs,
+        weights=weights,
+        layernorm=layernorm,
+        surgery=surgery,
+        plugins=dict(plugins or {}),
+        given=dict(decisions or {}),
+        inputs=inputs,
+        verify=verify,
+    ).run()
+
+
+def _list(value: Sequence[str] | str | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _kinds(names: Sequence[str] | str | None) -> tuple[str, ...]:
+    kinds: list[str] = []
+    known = {kind for family in CATEGORIES.values() for kind in family}
+    for name in _list(names):
+        found = (name,) if name in known else CATEGORIES.get(name, ())
+        if not found:
+            raise ConversionError(f"pattern kind {name!r} is unknown; use one of {', '.join(sorted(CATEGORIES))}")
+        kinds += [kind for kind in found if kind not in kinds]
+    return tuple(kinds)
+
+
+@dataclass
+class _Rewrite:
+    """One run of the pipeline."""
+
+    source: Model
+    precision: str
+    kinds: tuple[str, ...]
+    keep_fp32: tuple[str, ...]
+    keep_bf16: tuple[str, ...]
+    only_low: tuple[str, ...]
+    keep_as: KeepAs | None
+    io_types: str
+    int32_inputs: bool
+    weights: str
+    layernorm: str
+    surgery: str | None
+    plugins: dict[str, PluginTypes]
+    given: dict[NodeId, Decision]
+    inputs: object
+    verify: bool
+
+    def run(self) -> RewriteResult:
+        started = time.perf_counter()
+        check_policy(self.weights)
+        options = self._options()
+        loaded = self.source
+        if self.surgery:
+            self.source = run_surgery(self.source, self.surgery)
+        index = GraphIndex(self.source.proto)
+        types = infer_types(self.source, index)
+        matches = find_patterns(self.source, index=index, types=types)
+        decisions = self._decisions(index, matches)
+        fusion = self._fuse(index, matches)
+        model = fusion.model
+        assignment: TypeAssignment | None = None
+        result = ConvertResult(model)
+        reasons: list[str] = []
+        if options is not None:
+            decisions = _carry(decisions, fusion, index, self.keep_as)
+            model, reasons = self._raise_for_bf16(model, decisions)
+            model = self._as_plugins(model)
+            now = index if model is self.source else GraphIndex(model.proto)
+            table = types if model is self.source else infer_types(model, now)
+            assignment = assign_types(model, decisions, options, index=now, types=table)
+            self._check(assignment)
+            result = convert(model, assignment, ConvertOptions(self.weights))  # type: ignore[arg-type]
+        typed, narrowed = narrow_inputs(result.model) if self.int32_inputs else (result.model, {})
+        seconds = time.perf_counter() - started
+        checks = self._verify(loaded, typed, fusion, changed=typed is not loaded)
+        report = build_report(
+            source=self.source,
+            source_index=index,
+            model=model,
+            fusion=fusion,
+            assignment=assignment,
+            result=result,
+            verification=checks,
+            narrowed=narrowed,
+            precision=self.precision,
+            notes=reasons,
+            seconds=seconds,
+        )
+        return RewriteResult(typed, report, assignment, self.source)
+
+    def _options(self) -> TypingOptions | None:
+        if self.precision == "fp32":
+            return None
+        precision: Precision = self.precision  # type: ignore[assignment]
+        return TypingOptions(precision, self.io_types, self.keep_as, self.plugins)
+
+    def _fuse(self, index: GraphIndex, matches: Sequence[Match]) -> FusionResult:
+        if not self.kinds:
+            return FusionResult(self.source, opset=self.source.opset)
+        return fuse(self.source, matches, kinds=self.kinds, index=index)
+
+    # decisions
+
+    def _decisions(self, index: GraphIndex, matches: Sequence[Match]) -> dict[NodeId, Decision]:
+        """Decisions about the nodes of the input model; later ones win."""
+        found = dict(self.given)
+        if self.only_low:
+            chosen = self._select(index, matches, self.only_low)
+            for scope, position, node in index.nodes():
+                identity = index.node_id(scope, position)
+                if identity in chosen:
+                    if self.precision in ("fp16", "bf16"):
+                        found[identity] = Decision(self.precision, "named by --only-low")  # type: ignore[arg-type]
+                elif node.op_type not in DATA_MOVEMENT | {"Cast", "CastLike", "Constant", "ConstantOfShape"}:
+                    found[identity] = Decision("fp32", "not named by --only-low", keep_as=self.keep_as)
+        for identity in self._select(index, matches, self.keep_bf16):
+            found[identity] = Decision("bf16", f"selected by --keep-bf16 {','.join(self.keep_bf16)}")
+        for selector in self.keep_fp32:
+            for identity in self._select(index, matches, (selector,)):
+                found[identity] = Decision("fp32", f"selected by --keep-fp32 {selector}", keep_as=self.keep_as)
+        return found
+
+    def _select(self, index: GraphIndex, matches: Sequence[Match], selectors: Iterable[str]) -> set[NodeId]:
+        chosen: set[NodeId] = set()
+        for selector in selectors:
+            chosen |= select(self.source, index, matches, None, selector)
+        return _with_bodies(index, chosen)
+
+    # opset
+
+    def _raise_for_bf16(self, model: Model, decisions: Mapping[NodeId, Decision]) -> tuple[Model, list[str]]:
+        """Raise the opset where a node that is to compute in BF16 has it only there."""
+        wanted = {node for node, decision in decisions.items() if decision.precision == "bf16"}
+        everything = self.precision == "bf16"
+        if model.opset >= BF16_OPSET or not (everything or wanted):
+            return model, []
+        index = GraphIndex(model.proto)
+        gains = any(
+            (everything or index.node_id(scope, position) in wanted)
+            and _gains_bf16(model, node, opset_of(model.proto, scope, ""))
+            for scope, position, node in index.nodes()
+        )
+        if not gains:
+            return model, []
+        raised = raise_opset(model, BF16_OPSET)
+        return raised.model, ([raised.reason] if raised.reason else [])
+
+    def _check(self, assignment: TypeAssignment) -> None:
+        """Nothing converted is an error, unless the user kept everything or the model was low before."""
+        if assignment.converted:
+            return
+        kept = assignment.kept
+        asked = self.keep_fp32 or self.only_low or self.given
+        if (
+            kept
+            and asked
+            and all(node.decided or node.forced or node.moves for node in kept)
+            and any(node.decided for node in kept)
+        ):
+            return
+        if _is_low_already(self.source, assignment.options.low):
+            return
+        if not kept:
+            raise ConversionError(
+                f"nothing was converted to {self.precision}: the model computes nothing in FP32; "
+                "check that this is the model you mean"
+            )
+        reasons: dict[str, int] = {}
+        for node in kept:
+            reasons[node.reason] = reasons.get(node.reason, 0) + 1
+        most = max(reasons, key=lambda reason: reasons[reason])
+        raise ConversionError(
+            f"nothing was converted to {self.precision}: {len(kept)} nodes stay FP32, {reasons[most]} of them because: "
+            f"{most}; keep fewer nodes, or leave the model as it is"
+        )
+
+    def _as_plugins(self, model: Model) -> Model:
+        kind, _, name = self.layernorm.partition(":")
+        if kind == "onnx" and not name:
+            return model
+        if kind != "plugin" or not name:
+            raise ConversionError(f"--layernorm {self.layernorm!r} is unknown; use onnx or plugin:NAME")
+        return layernorm_as_plugin(model, name)[0]
+
+    # verification
+
+    def _verify(self, loaded: Model, typed: Model, fusion: FusionResult, *, changed: bool) -> dict[str, Any]:
+        if not self.verify:
+            return {"max_abs": None, "passed": None, "reason": "switched off by --no-verify"}
+        if not changed:
+            return {"max_abs": 0.0, "passed": True, "reason": "nothing was changed"}
+        if self.layernorm != "onnx":
+            reason = "onnxruntime has no TensorRT plugins; checked by structure only"
+            return summarize(fusion.verification, {"passed": None, "reason": reason})
+        return summarize(fusion.verification, verify_typed(loaded, typed))
+
+
+def _with_bodies(index: GraphIndex, chosen: set[NodeId]) -> set[NodeId]:
+    """A selected If, Loop or Scan means what is inside it."""
+    owners = {id(scope.owner): scope for scope in index.scopes if scope.owner is not None}
+    if not owners:
+        return chosen
+    inside: set[tuple[str, ...]] = set()
+    for scope in index.scopes:
+        if scope.parent is None or scope.owner is None:
+            continue
+        position = next(at for at, node in enumerate(scope.parent.nodes) if node is scope.owner)
+        if scope.parent.path in inside or index.node_id(scope.parent, position) in chosen:
+            inside.add(scope.path)
+    nodes = {index.node_id(s, p) for s, p, _ in index.nodes() if s.path in inside}
+    return chosen | nodes
+
+
+def _carry(
+    decisions: Mapping[NodeId, Decision], fusion: FusionResult, before: GraphIndex, keep_as: KeepAs | None
+) -> dict[NodeId, Decision]:
+    """Decisions about the nodes of the fused model: a fused node inherits from what it replaced."""
+    carried = dict(decisions)
+    after = GraphIndex(fusion.model.proto)
+    by_output = {
+        (scope.path, name): after.node_id(scope, p) for scope, p, node in after.nodes() for name in node.output
+    }
+    for match in fusion.fused:
+        found = [decisions[node] for node in match.nodes if node in decisions]
+        target = by_output.get((match.scope, match.output))
+        if found and target is not None:
+            strongest = next((d for d in found if d.precision == "fp32"), found[0])
+            for name in _written(fusion, match, target, before, after):
+                carried[name] = strongest
+    for match, reason in fusion.islands:
+        for node in match.nodes:
+            carried.setdefault(node, Decision("fp32", f"{match.kind} not fused: {reason}", keep_as=keep_as))
+    return carried
+
+
+def _written(fusion: FusionResult, match: Match, target: NodeId, before: GraphIndex, after: GraphIndex) -> set[NodeId]:
+    """The nodes that stand where a match stood: what the names map to, and what makes its output."""
+    names = {fusion.names.get(before.display(node), "") for node in match.nodes} - {""}
+    written = {target}
+    scope = after.by_path.get(match.scope)
+    if scope is not None:
+        written |= {after.node_id(scope, at) for at, node in enumerate(scope.nodes) if node.name in names}
+    return written
+
+
+def _gains_bf16(model: Model, node: onnx.NodeProto, opset: int) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    now, later = op_types(node.op_type, "", opset), op_types(node.op_type, "", BF16_OPSET)
+    if now is None or later is None or not now.outputs or not later.outputs:
+        return False
+    brain = onnx.TensorProto.BFLOAT16
+    return brain not in now.outputs[0].elements and brain in later.outputs[0].elements
+
+
+def _is_low_already(model: Model, element: int) -> bool:
+    """Whether a model computes in the low type as it comes."""
+    index = GraphIndex(model.proto)
+    types = infer_types(model, index)
+    return any(
+        node.op_type not in ("Cast", "Constant", "Identity")
+        and any(types.of(s, o).elem_type == element for o in node.output)
+        for s, _, node in index.nodes()
+    )
+
+
+def default_output(path: str | os.PathLike[str], precision: str) -> Path:
+    """Where `planner rewrite` writes without -o: ``model.fp16.onnx`` beside ``model.onnx``."""
+    source = Path(path)
+    stem = source.name.removesuffix(".onnx")
+    return source.with_name(f"{stem}.{precision}.onnx")

@@ -1,0 +1,101 @@
+"""Checks of a rewritten model by onnxruntime, timed apart from the conversion."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from precision_planner._extras import require
+from precision_planner.errors import MissingExtraError
+from precision_planner.model import Model
+
+_LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+
+
+def verify_typed(original: Model, typed: Model) -> dict[str, Any]:
+    """Load a typed model in onnxruntime at every optimization level.
+
+    A model whose original onnxruntime cannot load either (custom operators) is not judged, nor is bfloat16, for which
+    its CPU provider has no kernels.
+
+    Returns:
+      {"passed": True, False or None, "reason": ..., "seconds": ...}.
+    """
+    started = time.perf_counter()
+    passed, reason = _judge(original, typed)
+    return {"passed": passed, "reason": reason, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
+    try:
+        ort = require("onnxruntime", extra="cpu", purpose="verifying the typed model")
+    except MissingExtraError as error:
+        return None, str(error)
+    if _uses(typed, onnx.TensorProto.BFLOAT16) and not _uses(original, onnx.TensorProto.BFLOAT16):
+        return None, "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
+    error_text = ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "typed.onnx"
+        typed.save(path)
+        for level in _LEVELS:
+            error_text = _load(ort, path, level)
+            if error_text:
+                break
+        if not error_text:
+            return True, ""
+        before = Path(folder) / "original.onnx"
+        original.save(before)
+        refused = _load(ort, before, "ORT_DISABLE_ALL")
+    if refused:
+        return None, f"onnxruntime cannot load the input model either: {refused}"
+    return False, f"onnxruntime ({level}): {error_text}"
+
+
+def _load(ort: Any, path: Path, level: str) -> str:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class but this one
+        return " ".join(str(error).split())
+    return ""
+
+
+def _uses(model: Model, element: int) -> bool:
+    for graph_tensor in model.proto.graph.initializer:
+        if graph_tensor.data_type == element:
+            return True
+    for node in model.proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == element:
+                return True
+            if attribute.HasField("t") and attribute.t.data_type == element:
+                return True
+    return any(
+        info.type.tensor_type.elem_type == element for info in (*model.proto.graph.input, *model.proto.graph.output)
+    )
+
+
+def summarize(fusion: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The `verification` of the report: both checks, and whether everything that was checked passed.
+
+    Args:
+      fusion: of the transforms: {passed, max_abs, reason}, empty where nothing was fused.
+      typed: of `verify_typed`, empty where it was not run.
+    """
+    verdicts = [part["passed"] for part in (fusion, typed) if part.get("passed") is not None]
+    passed = all(verdicts) if verdicts else None
+    reasons = [str(part["reason"]) for part in (fusion, typed) if part.get("reason")]
+    return {
+        "max_abs": fusion.get("max_abs"),
+        "passed": passed,
+        "reason": "; ".join(reasons),
+        "fusion": dict(fusion),
+        "typed": dict(typed),
+    }
