@@ -93,7 +93,7 @@ class _Search:
         for root, exponent in product.powers.items():
             if root == self.needle:
                 continue
-            center = self._center(root)
+            center = self._center(root, product.reads[root])
             if isinstance(center, Head):
                 center.nodes |= nodes
                 self.found.append(center)
@@ -122,11 +122,11 @@ class _Search:
     def _fail(self, nodes: Nodes, reason: str) -> None:
         self.found.append(Head(self.spread.x, [], reason, nodes))
 
-    def _center(self, root: str) -> Center | Head | None:
+    def _center(self, root: str, read: str) -> Center | Head | None:
         """The factor as x - mean of this very spread; a failed head where it is one of something else."""
         if self.spread.kind == "rms" or root in self.stops:
             return None
-        center = self.terms.center(root)
+        center = self.terms.center(read)
         if isinstance(center, Near):
             return Head(self.spread.x, [], center.reason, center.nodes)
         if center is None:
@@ -208,7 +208,7 @@ class _Search:
     def _refactored(self, position: int, product: Product, nodes: Nodes) -> None:
         value = self.view.scope.nodes[position].output[0]
         reached = [value]
-        for at in reached[:1]:
+        for at in reached:
             uses = self.view.scope.consumers(at)
             if len(uses) > _MAX_READERS:
                 return

@@ -7,6 +7,7 @@ from onnx import TensorProto
 from precision_planner.model import FLOAT_TYPES, type_name
 from precision_planner.patterns.heads import End, Head, heads
 from precision_planner.patterns.match import Match, NormRewrite
+from precision_planner.patterns.spread import NO_EPS
 from precision_planner.patterns.terms import Near, Nodes, Spread, Terms
 from precision_planner.patterns.view import View, axes_text
 
@@ -36,9 +37,18 @@ def find_decomposed(terms: Terms) -> list[Match]:
 
 
 def _near_spread(terms: Terms, near: Near, roots: list[int]) -> list[Match]:
-    view = terms.view
+    """A root over something that is nearly a variance plus eps."""
+    view, reason = terms.view, near.reason
     positions = near.nodes | set(roots)
-    return [_near(view, "layer_normalization", positions, near.reason, view.scope.nodes[roots[-1]].output[0])]
+    if reason == NO_EPS:
+        for use in view.scope.consumers(view.scope.nodes[roots[-1]].output[0])[:8]:
+            node = view.standard(use.position)
+            if node is None:
+                continue
+            if node.op_type in ("Add", "Max", "Clip"):
+                positions |= {use.position}
+                reason = f"eps is applied after the root, by {view.name(use.position)}"
+    return [_near(view, _KIND[near.kind], positions, reason, view.scope.nodes[max(positions)].output[0])]
 
 
 def _near(view: View, kind: str, nodes: Nodes, reason: str, output: str, x: str = "") -> Match:
@@ -58,7 +68,8 @@ def _heads(terms: Terms, spread: Spread, argument: str, roots: list[int]) -> lis
     view = terms.view
     found = heads(terms, spread, argument, roots)
     sound = [head for head in found if head.ends]
-    inside = frozenset().union(*(head.ends[-1].nodes for head in sound)) if sound else frozenset()
+    inside = frozenset().union(*(end.nodes for head in sound for end in head.ends)) if sound else frozenset()
+    inside |= _between(view, inside)
     matches = [_match(view, spread, head, inside) for head in sound]
     if sound:
         return matches
@@ -113,6 +124,26 @@ def _match(view: View, spread: Spread, head: Head, inside: Nodes) -> Match:
     )
 
 
+def _between(view: View, nodes: Nodes) -> Nodes:
+    """Identities and Casts that only carry a value from one of the nodes to another."""
+    found: set[int] = set()
+    for position in nodes:
+        for value in view.scope.nodes[position].output:
+            for use in view.scope.consumers(value)[:16]:
+                path: set[int] = set()
+                at = use.position
+                while at not in nodes and len(path) < 8:
+                    output = view.scope.nodes[at].output[0]
+                    reader = view.sole_consumer(output) if view.path(output)[:1] == (at,) else None
+                    if reader is None:
+                        break
+                    path.add(at)
+                    at = reader
+                else:
+                    found |= path
+    return frozenset(found)
+
+
 def _has_fit(end: End) -> bool:
     return all(fit is None or fit.operand is not None for fit in (end.scale_fit, end.bias_fit))
 
@@ -152,7 +183,7 @@ def _structure_reason(view: View, spread: Spread, head: Head, inside: Nodes) -> 
 
 
 def _term_name(view: View, spread: Spread, position: int) -> str:
-    if spread.mean is not None and position == spread.mean.node:
+    if spread.mean is not None and position in spread.mean.nodes:
         return "mean"
     return f"'{view.scope.nodes[position].output[0]}' of {view.name(position)}"
 

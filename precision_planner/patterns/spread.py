@@ -14,6 +14,8 @@ import numpy as np
 from precision_planner.patterns.terms import Center, Mean, Near, Nodes, Spread, Terms
 from precision_planner.patterns.view import axes_text
 
+NO_EPS = "no eps is added to the variance"
+
 
 @dataclass(slots=True)
 class _Parts:
@@ -52,9 +54,9 @@ def spread(terms: Terms, value: str) -> Spread | Near | None:
     nodes |= mean.nodes | (center.nodes if center else frozenset())
     epsilon = float(np.float32(parts.epsilon))
     if parts.constants == 0:
-        return Near("no eps is added to the variance", frozenset(nodes))
+        return Near(NO_EPS, frozenset(nodes), kind)
     if not epsilon > 0 or not np.isfinite(epsilon):
-        return Near(f"eps is {parts.epsilon:g} and has to be positive in float32", frozenset(nodes))
+        return Near(f"eps is {parts.epsilon:g} and has to be positive in float32", frozenset(nodes), kind)
     return Spread(kind, x, mean.axes, epsilon, center.mean if center else None, frozenset(nodes))
 
 
@@ -68,7 +70,7 @@ def _leaves(terms: Terms, value: str, nodes: set[int]) -> list[tuple[int, str]]:
         if inner is None:
             out.append((sign, term))
         else:
-            nodes.add(terms.view.position(terms.view.root(term)))
+            nodes |= {terms.view.position(terms.view.root(term)), *terms.view.path(term)}
             more, used = terms.summands(inner)
             nodes |= used
             out += more

@@ -24,6 +24,7 @@ class Near:
 
     reason: str
     nodes: Nodes = _NONE
+    kind: str = "layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +355,12 @@ class Terms:
     def product(self, value: str, stops: frozenset[str], needle: str, depth: int = 10) -> Product:
         """A value as a product of powers around `needle`.
 
-        Only what depends on `needle` is taken apart; everything else is one factor.
+        Only what depends on `needle`, on another stop, on x - mean(x) or on mean(x) of such an x is taken apart;
+        everything else is one factor.
 
         Args:
           value: what to take apart.
-          stops: roots that are factors as they are.
+          stops: roots that are factors as they are: the needle and x.
           needle: the root of the value that the product is about.
           depth: how many nodes deep.
         """
@@ -394,16 +396,22 @@ class Terms:
             if constant in (1.0, -1.0):
                 out.sign *= int(constant)
                 continue
-            self._multiply(out, self.product(name, stops, needle, depth - 1), power, needle)
-        return out if needle in out.powers or root == needle else leaf
+            self._multiply(out, self.product(name, stops, needle, depth - 1), power)
+        return out if any(self._is_about(factor, stops) for factor in out.powers) else leaf
+
+    def _is_about(self, root: str, stops: frozenset[str]) -> bool:
+        if root in stops:
+            return True
+        term = self.center(root)
+        if isinstance(term, Center):
+            return self.view.root(term.x) in stops
+        mean = self.mean(root)
+        return isinstance(mean, Mean) and self.view.root(mean.source) in stops
 
     @staticmethod
-    def _multiply(out: Product, part: Product, power: Fraction, needle: str) -> None:
-        if needle in part.powers:
-            out.nodes |= part.nodes
-            if power.denominator == 1 and power % 2 == 1:
-                out.sign *= part.sign
-        elif part.sign < 0:
+    def _multiply(out: Product, part: Product, power: Fraction) -> None:
+        out.nodes |= part.nodes
+        if power.denominator == 1 and power % 2 == 1:
             out.sign *= part.sign
         for root, inner in part.powers.items():
             out.powers[root] = out.powers.get(root, Fraction(0)) + inner * power
