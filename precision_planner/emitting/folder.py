@@ -16,8 +16,15 @@ from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.model import Model
 from precision_planner.planning.plan import PrecisionPlan
+from precision_planner.planning.targets import get_target
 
-_SCRIPTS = ("build.py", "verify.py")
+_SCRIPTS = {
+    "onnxruntime": ("run.py", "verify.py"),
+    "tensorrt": ("build.py", "diagnose.py", "engine_types.py", "verify.py"),
+    "tensorrt_rtx": ("build.py", "diagnose.py", "engine_types.py", "verify.py"),
+}
+"""Runtime of a target -> the scripts of its folder."""
+_RUN = ("build.py", "run.py", "verify.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +97,11 @@ def check_folder(folder: Path, *, force: bool) -> None:
 def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase]) -> None:
     model.save(folder / "model.onnx")
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    for name in _SCRIPTS:
+    for name in _SCRIPTS[get_target(plan.target).runtime]:
         source = resources.files("precision_planner.emitting").joinpath("templates", name)
         (folder / name).write_text(source.read_text("utf-8"), encoding="utf-8")
-        (folder / name).chmod(0o755)
+        if name in _RUN:
+            (folder / name).chmod(0o755)
     if golden:
         (folder / "golden").mkdir()
     for case in golden:
@@ -108,5 +116,7 @@ def folder_readme(plan: PrecisionPlan) -> str:
 
     text = resources.files("precision_planner.emitting").joinpath("templates", "README.md.jinja").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    command, notes = trtexec_command(plan)
-    return environment.from_string(text).render(plan=plan, counts=plan.counts, command=command, notes=notes) + "\n"
+    runtime = get_target(plan.target).runtime
+    command, notes = ("", ()) if runtime == "onnxruntime" else trtexec_command(plan)
+    values = {"plan": plan, "counts": plan.counts, "command": command, "notes": notes, "runtime": runtime}
+    return environment.from_string(text).render(values) + "\n"

@@ -89,6 +89,8 @@ def test_the_folder_is_complete_and_the_plan_reads_back(rtx_folder: Path) -> Non
     assert names == [
         "README.md",
         "build.py",
+        "diagnose.py",
+        "engine_types.py",
         "golden/usual.inputs.npz",
         "golden/usual.outputs.npz",
         "model.onnx",
@@ -102,7 +104,7 @@ def test_the_folder_is_complete_and_the_plan_reads_back(rtx_folder: Path) -> Non
     assert "--fp16" not in readme.replace("never add --fp16", "")
 
 
-@pytest.mark.parametrize("name", ["build.py", "verify.py"])
+@pytest.mark.parametrize("name", sorted(path.name for path in TEMPLATES.glob("*.py")))
 def test_scripts_are_python_3_8_and_import_nothing_of_ours(name: str) -> None:
     imported = set()
     for node in ast.walk(template(name)):
@@ -110,7 +112,11 @@ def test_scripts_are_python_3_8_and_import_nothing_of_ours(name: str) -> None:
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    assert imported <= {*sys.stdlib_module_names, "polygraphy", "tensorrt", "tensorrt_rtx", "numpy", "build"}
+    siblings = {path.stem for path in TEMPLATES.glob("*.py")}
+    optional = {"onnx"} if name == "diagnose.py" else {"onnxruntime"} if name == "run.py" else set()
+    assert imported <= {
+        *sys.stdlib_module_names, "polygraphy", "tensorrt", "tensorrt_rtx", "numpy", *siblings, *optional
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -3,12 +3,15 @@
 
     python3 verify.py                     model.engine, on the GPU of this machine
     python3 verify.py FILE                another engine
+    python3 verify.py --diagnose          and, if it is beyond tolerance, is that the precision or the builder?
 
 golden/ holds one pair of files per case (the smallest, usual and longest shapes): the inputs, and what the FP32 model
 answers to them in ONNX Runtime with its optimizations off. Exit 0 within the plan's tolerance, 1 beyond it.
-Needs TensorRT, Polygraphy 0.49 or newer, numpy and a GPU; Python 3.8 or newer. Written by precision-planner.
+Needs numpy and Python 3.8 or newer; TensorRT, Polygraphy 0.49 or newer and a GPU, or, for a plan for onnxruntime, that.
+Written by precision-planner.
 """
 
+import argparse
 import glob
 import json
 import os
@@ -37,16 +40,19 @@ def measure(expected, actual):
             "verify.py: the engine's output has %d x %d values, the golden one %d x %d"
             % (actual.shape + expected.shape)
         )
-    error = np.abs(actual - expected)
-    norm = np.linalg.norm(expected)
-    product = np.linalg.norm(actual) * norm
-    distance = np.linalg.norm(actual - expected)
+    with np.errstate(invalid="ignore", over="ignore"):
+        # an infinity that the reference has too is no difference
+        error = np.where(actual == expected, 0.0, np.abs(actual - expected))
+        norm = np.linalg.norm(expected)
+        product = np.linalg.norm(actual) * norm
+        distance = np.linalg.norm(error)
+        cosine = float((actual * expected).sum() / product) if product else float(distance == 0)
     return {
         "sad": float(error.sum(axis=1).max()) if error.size else 0.0,
         "max_abs": float(error.max()) if error.size else 0.0,
         "mean_abs": float(error.mean()) if error.size else 0.0,
         "rel_l2": float(distance / norm) if norm else float(distance),
-        "cosine": float((actual * expected).sum() / product) if product else float(distance == 0),
+        "cosine": cosine,
         "top1": float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean()) if error.size else 1.0,
         "nonfinite": int((~np.isfinite(actual) & np.isfinite(expected)).sum()),
     }
@@ -69,50 +75,107 @@ def beyond(metrics, output):
 
 
 def cases():
-    """(name, inputs, golden outputs) of every case."""
-    for path in sorted(glob.glob(os.path.join(HERE, "golden", "*.inputs.npz"))):
-        name = os.path.basename(path)[: -len(".inputs.npz")]
+    """(name, inputs, golden outputs) of every case: smallest, usual, longest, then others by name."""
+    order = ("smallest", "usual", "longest")
+    paths = glob.glob(os.path.join(HERE, "golden", "*.inputs.npz"))
+    found = {os.path.basename(path)[: -len(".inputs.npz")]: path for path in paths}
+    for name in sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        path = found[name]
         with np.load(path) as inputs, np.load(path[: -len(".inputs.npz")] + ".outputs.npz") as outputs:
-            yield name, dict(inputs), dict(outputs)
+            yield name, typed(dict(inputs)), dict(outputs)
 
 
-def main():
+def typed(inputs):
+    """The inputs in the types of the planned model: it may take FP16 where the FP32 model takes floats."""
+    wanted = PLAN["interface"]["inputs"]
+    bfloat16 = [name for name in inputs if wanted.get(name, {}).get("dtype") == "bfloat16"]
+    if bfloat16:
+        raise SystemExit("verify.py: numpy has no bfloat16, which input %s needs; plan with --io-types keep" % bfloat16)
+    return {name: np.asarray(a, wanted[name]["dtype"] if name in wanted else a.dtype) for name, a in inputs.items()}
+
+
+def check(infer):
+    """Run every case; [(case, output, metrics, broken tolerances)], printed as they come."""
+    found = []
+    for name, inputs, golden in cases():
+        outputs = infer(inputs)
+        for output, expected in golden.items():
+            if output not in outputs:
+                raise SystemExit("verify.py: the engine has no output %r; it is not this plan's" % output)
+            metrics = measure(expected, np.asarray(outputs[output]))
+            broken = beyond(metrics, output)
+            found.append((name, output, metrics, broken))
+            verdict = "BEYOND TOLERANCE: " + "; ".join(broken) if broken else "ok"
+            if metrics["nonfinite"] and not broken:
+                verdict = "NOT FINITE"
+            print(
+                "%-12s %-24s SAD %.3g  max %.3g  cosine %.6f  top-1 %.1f %%  non-finite %d  %s"
+                % (
+                    name,
+                    output,
+                    metrics["sad"],
+                    metrics["max_abs"],
+                    metrics["cosine"],
+                    100 * metrics["top1"],
+                    metrics["nonfinite"],
+                    verdict,
+                )
+            )
+    return found
+
+
+def failed(found):
+    return any(broken or metrics["nonfinite"] for _, _, metrics, broken in found)
+
+
+def check_engine(path):
+    """The cases on an engine file."""
     import build
     from polygraphy.backend.common import BytesFromPath
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
+    build.check_version()
     build.load_plugins()
-    engine = sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "model.engine")
-    if not os.path.exists(engine):
-        raise SystemExit("verify.py: there is no %s; run build.py first" % engine)
-    failed = False
-    with TrtRunner(EngineFromBytes(BytesFromPath(engine))) as runner:
-        for name, inputs, golden in cases():
-            outputs = runner.infer(inputs, copy_outputs_to_host=True)
-            for output, expected in golden.items():
-                metrics = measure(expected, np.asarray(outputs[output]))
-                broken = beyond(metrics, output)
-                failed = failed or bool(broken) or metrics["nonfinite"] > 0
-                print(
-                    "%-12s %-24s SAD %.3g  max %.3g  cosine %.6f  top-1 %.1f %%  non-finite %d  %s"
-                    % (
-                        name,
-                        output,
-                        metrics["sad"],
-                        metrics["max_abs"],
-                        metrics["cosine"],
-                        100 * metrics["top1"],
-                        metrics["nonfinite"],
-                        "BEYOND TOLERANCE: " + "; ".join(broken) if broken else "ok",
-                    )
-                )
-    if failed:
+    if not os.path.exists(path):
+        raise SystemExit("verify.py: there is no %s; run build.py first" % path)
+    with TrtRunner(EngineFromBytes(BytesFromPath(path))) as runner:
+        return check(lambda inputs: runner.infer(inputs, copy_outputs_to_host=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="compare the engine of this plan with golden/")
+    parser.add_argument("engine", nargs="?", default=os.path.join(HERE, "model.engine"))
+    parser.add_argument("--diagnose", action="store_true", help="beyond tolerance: precision, or the builder?")
+    parser.add_argument("--fp32-model", help="the original model, for --diagnose")
+    parser.add_argument("--builds", type=int, default=16, help="the most engines --diagnose may build (%(default)s)")
+    parser.add_argument("--json", help="write the metrics to this file")
+    arguments = parser.parse_args()
+    if PLAN["target"] == "onnxruntime":
+        import run
+
+        session = run.load_session()
+        names = [output.name for output in session.get_outputs()]
+        found = check(lambda inputs: dict(zip(names, session.run(names, inputs))))
+    else:
+        found = check_engine(arguments.engine)
+    if not found:
+        raise SystemExit("verify.py: golden/ holds no cases, so nothing was compared")
+    if arguments.json:
+        data = [{"case": case, "output": output, "broken": b, **m} for case, output, m, b in found]
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+    if not failed(found):
+        return 0
+    if arguments.diagnose and PLAN["target"] != "onnxruntime":
+        import diagnose
+
+        print(diagnose.diagnose(arguments.fp32_model, arguments.builds))
+    else:
         print(
-            "verify.py: the engine is beyond the plan's tolerance. If the plan predicted a pass (plan.json: passed), "
-            "build an FP32 engine without TF32 from the original model and compare that: if it is wrong too, the "
-            "fault is the builder's and not the precision."
+            "verify.py: the engine is beyond the plan's tolerance; verify.py --diagnose says whether the precision or "
+            "the builder is to blame (it builds more engines)"
         )
-    return 1 if failed else 0
+    return 1
 
 
 if __name__ == "__main__":
