@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from precision_planner.diffing.collect import OutputCollector, OwnMetric
-from precision_planner.diffing.layers import compare_layers
+from precision_planner.diffing.collect import OwnMetric
+from precision_planner.diffing.graph import graph_diff
+from precision_planner.diffing.layers import LayerComparison
+from precision_planner.diffing.passes import Gathered, Progress, output_pass, take_rows
 from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
 from precision_planner.diffing.run import Provider, Runner
 from precision_planner.diffing.sources import Side, open_side
 from precision_planner.diffing.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.diffing.verdict import find_first_divergence, grade_of, verdict_of
 from precision_planner.errors import InputsError, ModelError
+from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
+from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.metrics import json_number, max_abs, rel_l2
 from precision_planner.simulation import inline_functions
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 
-Progress = Callable[[float], None]
+ROWS_TO_LOOK = 4
+"""Rows of each batch that are run again to find the first divergence, where the layers were not asked for."""
+
+_WORTH_A_LOOK = frozenset({"degraded", "garbage", "nonfinite"})
 
 
 def compare(
@@ -51,11 +58,14 @@ def compare(
     graph is simulated honestly (`precision_planner.simulation`), for onnxruntime on a CPU would compute it in FP32.
 
     Args:
-      reference, candidate: see `open_side`: models, plans' folders, saved outputs, engines.
+      reference: what is right; see `open_side`: a model, a plan's folder, saved outputs, an engine.
+      candidate: what is judged; the same kinds.
       inputs: see `load_inputs`; None synthesises valid ones. Not needed where both sides are saved outputs.
       simulate: "fp16" or "bf16" simulates an FP32 candidate in that type, "none" runs a typed one as it is; None
         follows the candidate's types.
-      semantics, weights, keep_fp32: of the simulation.
+      semantics: of the simulation, "typed" or "fused"; see `precision_planner.simulation`.
+      weights: how constants are rounded, "ieee" or "saturate"; by default what the semantics say.
+      keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
       layers: compare the intermediate values; None does so only where the outputs are beyond tolerance or wrong, to
         find the first divergence.
       provider: what runs models that are not simulated.
@@ -74,27 +84,46 @@ def compare(
     own = dict(metrics or {})
     check_metrics(tolerances, own)
     ref_side, cand_side = open_side(reference), open_side(candidate)
+    renamed = {**cand_side.names, **(names or {})}
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
         cand_runner.open(simulate=simulate, semantics=semantics, weights=weights, keep_fp32=tuple(keep_fp32))
-        precision = cand_runner.precision if cand_runner.precision != "fp32" else "fp16"
-        outputs, count, skipped = _run(ref_runner, cand_runner, batches, precision, own, step)
+        gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
+        can_look = ref_runner.shows_values and cand_runner.shows_values and batches is not None
+        looked = LayerComparison(ref_runner, cand_runner, renamed) if layers and can_look else None
+        if looked is not None and looked.covers_outputs:
+            assert batches is not None
+            looked.run(batches, step, gathered)
+        else:
+            output_pass(ref_runner, cand_runner, batches, gathered, step)
+            ref_runner.release()
+            cand_runner.release()
+            if looked is not None and batches is not None:
+                looked.run(batches, step)
+        outputs = gathered.results()
         check_outputs(tolerances, outputs, own)
         failures = _failures(outputs, tolerances)
         grade = grade_of(outputs)
+        few = None if batches is None else take_rows(batches, input_specs(_model(ref_side)), ROWS_TO_LOOK)
+        if layers is None and can_look and few is not None and (failures or grade in _WORTH_A_LOOK):
+            looked = LayerComparison(ref_runner, cand_runner, renamed)
+            looked.run(few, step)
         found: tuple[LayerDiff, ...] = ()
-        if layers or (layers is None and (failures or grade in ("degraded", "garbage", "nonfinite"))):
-            found = compare_layers(ref_runner, cand_runner, batches, {**cand_side.names, **(names or {})}, step)
-        divergence = find_first_divergence(
-            found, cand_runner.precision, cand_side.entries, *_readers(ref_side if found else None)
-        )
-        check = _self_check(ref_side, ref_runner, batches) if self_check and ref_runner.simulation is None else None
+        divergence = None
+        if looked is not None and few is not None:
+            found = looked.entries()
+            graph_of = _readers(ref_side)
+            divergence = find_first_divergence(found, cand_runner.precision, cand_side.entries, *graph_of)
+            if divergence is not None and looked.refine(divergence["value"], few, step):
+                found = looked.entries()
+                divergence = find_first_divergence(found, cand_runner.precision, cand_side.entries, *graph_of)
+        check = None
+        if self_check and ref_runner.simulation is None and ref_side.model is not None and batches is not None:
+            check = _self_check(ref_side.model, ref_runner, batches, gathered)
         graph = None
         if ref_side.model is not None and cand_side.model is not None:
-            from precision_planner.diffing.graph import graph_diff
-
-            graph = graph_diff(ref_side.model, cand_side.model, {**cand_side.names, **(names or {})})
+            graph = graph_diff(ref_side.model, cand_side.model, renamed)
         return Diff(
             outputs=outputs,
             verdict=verdict_of(outputs, grade, failures, divergence),
@@ -109,8 +138,8 @@ def compare(
             inputs={
                 "source": "none" if batches is None else batches.source,
                 "synthesised": batches is not None and batches.synthesised,
-                "batches": count,
-                "skipped": skipped,
+                "batches": gathered.batches,
+                "skipped": gathered.skipped,
             },
             tolerances=tuple(map(str, tolerances)),
             reference_check=check,
@@ -146,79 +175,14 @@ def _inputs(source: Any, reference: Side, candidate: Side) -> Inputs | None:
     return load_inputs(source, side.model)
 
 
-def _run(
-    reference: Runner,
-    candidate: Runner,
-    inputs: Inputs | None,
-    precision: str,
-    own: Mapping[str, OwnMetric],
-    step: Progress,
-) -> tuple[dict[str, OutputDiff], int, list[str]]:
-    collectors: dict[str, OutputCollector] = {}
-    skipped: list[str] = []
-    count = 0
-    for label, batch in _batches(inputs, reference):
-        try:
-            expected = reference.run(batch)
-        except ModelError as error:
-            # a made-up length that the model cannot take (a fixed number of positions) says nothing about it
-            if inputs is None or not inputs.synthesised:
-                raise
-            skipped.append(f"{label}: {error}")
-            continue
-        given = candidate.run(batch)
-        for name, array in _pairs(expected, given, reference.side.label, candidate.side.label):
-            collector = collectors.setdefault(name, OutputCollector(name, precision, own))
-            collector.add(array[0], array[1])
-        count += 1
-        step(1)
-    if not count:
-        why = f" ({skipped[0]})" if skipped else ""
-        raise InputsError(f"no batch could be run{why}; give --inputs with a batch that the model takes")
-    return {name: collector.result() for name, collector in collectors.items()}, count, skipped
+def _model(side: Side) -> Model:
+    assert side.model is not None
+    return side.model
 
 
-def _batches(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, dict[str, np.ndarray] | None]]:
-    if inputs is None:
-        assert reference.side.outputs is not None
-        for number, _ in enumerate(reference.side.outputs()):
-            yield f"batch {number}", None
-        return
-    for number, batch in enumerate(inputs):
-        yield (inputs.labels[number] if number < len(inputs.labels) else f"batch {number}"), batch
-
-
-def _pairs(
-    expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str
-) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Outputs of one name, as arrays: sequences element by element, empty optionals left out."""
-    names = [name for name in expected if name in given]
-    if not names:
-        raise InputsError(
-            f"{candidate} has none of the outputs of {reference}: {', '.join(expected)}; it has {', '.join(given)}"
-        )
-    missing = [name for name in expected if name not in given]
-    if missing:
-        raise InputsError(f"{candidate} lacks the output '{missing[0]}'; it has {', '.join(given)}")
-    for name in names:
-        a, b = expected[name], given[name]
-        if isinstance(a, list) and isinstance(b, list):
-            if len(a) != len(b):
-                raise InputsError(f"output '{name}' is a sequence of {len(a)} in the reference and {len(b)} in {candidate}")
-            yield from ((f"{name}[{i}]", (np.asarray(x), np.asarray(y))) for i, (x, y) in enumerate(zip(a, b, strict=True)))
-        elif a is not None and b is not None:
-            x, y = np.asarray(a), np.asarray(b)
-            if x.shape != y.shape:
-                raise InputsError(
-                    f"output '{name}' has shape {list(x.shape)} in the reference and {list(y.shape)} in {candidate}; "
-                    "compare the same inputs, or detections by --metric"
-                )
-            yield name, (x, y)
-
-
-def _readers(side: Side | None) -> tuple[dict[str, list[str]], list[str]]:
+def _readers(side: Side) -> tuple[dict[str, list[str]], list[str]]:
     """(value -> the values made from it, the outputs) of a side's main graph."""
-    if side is None or side.model is None:
+    if side.model is None:
         return {}, []
     graph = inline_functions(side.model).proto.graph
     found: dict[str, list[str]] = {}
@@ -247,19 +211,18 @@ def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]
     return tuple(failures)
 
 
-def _self_check(side: Side, runner: Runner, inputs: Inputs | None) -> dict[str, Any] | None:
+def _self_check(model: Model, runner: Runner, inputs: Inputs, gathered: Gathered) -> dict[str, Any] | None:
     """How far onnxruntime's optimizations take the reference from itself, on the first batch."""
-    if side.model is None or inputs is None or not input_specs(side.model):
-        return None
+    runner.release()
     try:
-        batch = inputs.first()
-        plain = runner.run(batch)
-        with Session(side.model, optimize=True) as session:
-            optimized = session.run(runner.feeds(batch))
+        with Session(model, optimize=True) as session:
+            optimized = session.run(runner.feeds(inputs.first()))
     except ModelError as error:
         return {"reason": str(error)}
     found: dict[str, Any] = {}
-    for name, value in plain.items():
+    for name, value in gathered.first.items():
+        if name not in optimized or isinstance(value, list) or value is None:
+            continue
         a, b = np.asarray(value), np.asarray(optimized[name])
         if a.shape == b.shape and a.dtype.kind in "fiub":
             found[name] = {"max_abs": json_number(max_abs(a, b)), "rel_l2": json_number(rel_l2(a, b))}

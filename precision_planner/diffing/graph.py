@@ -14,7 +14,8 @@ def graph_diff(reference: Model, candidate: Model, names: Mapping[str, str] | No
     """Compare two graphs by their nodes' names and results.
 
     Args:
-      reference, candidate: any two models.
+      reference: the graph before.
+      candidate: the graph after.
       names: old node name -> new: such nodes were fused or renamed, not removed.
 
     Returns:

@@ -3,70 +3,177 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from precision_planner.diffing.passes import Gathered, Progress
 from precision_planner.diffing.result import LayerDiff
 from precision_planner.diffing.run import Runner
 from precision_planner.errors import ModelError
 from precision_planner.model import GraphIndex, Model, display_name
 from precision_planner.model.blocks import BlockChain, fetchable
-from precision_planner.model.inputs import Inputs
+from precision_planner.model.inputs import Batch, Inputs
 from precision_planner.model.order import sorted_copy
+from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.quick import QuickMetrics, quick_metrics
 from precision_planner.simulation import inline_functions
 
+MOVERS = frozenset(["Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+"""Results of these hold what their input holds; they are looked at only where the first divergence is near."""
 
-def compare_layers(
-    reference: Runner,
-    candidate: Runner,
-    inputs: Inputs | None,
-    names: Mapping[str, str],
-    step: Callable[[float], None],
-) -> tuple[LayerDiff, ...]:
-    """Compare what both models compute on the way, each node run once a batch and a bounded part held.
+Metrics = dict[str, QuickMetrics]
+
+
+class LayerComparison:
+    """Compares intermediate values; results add up over passes.
 
     Args:
-      reference, candidate: open runners; () is returned where either is no model on a CPU.
-      inputs: the batches.
+      reference, candidate: open runners of models on a CPU.
       names: old node name -> new.
-      step: progress.
-
-    Returns:
-      One entry a shared value, in the reference's topological order, the worst over the batches.
     """
-    if reference.side.model is None or candidate.side.model is None or inputs is None:
-        return ()
-    ref_model = reference.simulation.model if reference.simulation else inline_functions(reference.side.model)
-    cand_model = candidate.simulation.model if candidate.simulation else inline_functions(candidate.side.model)
-    origin = inline_functions(candidate.side.model)
-    pairs = match_values(inline_functions(reference.side.model), origin, names)
-    fetch_ref, fetch_cand = set(fetchable(ref_model)), set(fetchable(cand_model))
-    pairs = {a: b for a, b in pairs.items() if a in fetch_ref and b in fetch_cand}
-    if not pairs:
-        return ()
-    worst: dict[str, QuickMetrics] = {}
-    with BlockChain(ref_model, set(pairs)) as left, BlockChain(cand_model, set(pairs.values())) as right:
-        for batch in inputs:
-            try:
-                for value, found in _batch(left, right, reference, candidate, batch, pairs):
-                    before = worst.get(value)
-                    worst[value] = found if before is None or _is_worse(found, before) else before
-            except ModelError:
-                if not inputs.synthesised or not worst:
-                    raise
-            step(1)
-    rounded = {} if candidate.simulation is None else candidate.simulation.stored
-    return _entries(inline_functions(reference.side.model), pairs, worst, rounded)
+
+    def __init__(self, reference: Runner, candidate: Runner, names: Mapping[str, str]) -> None:
+        assert reference.side.model is not None
+        assert candidate.side.model is not None
+        self._ref, self._cand = reference, candidate
+        self._model = inline_functions(reference.side.model)
+        self._ref_run, self._cand_run = inline_functions(reference.model), inline_functions(candidate.model)
+        pairs = match_values(self._model, inline_functions(candidate.side.model), names)
+        here, there = set(fetchable(self._ref_run)), set(fetchable(self._cand_run))
+        self._pairs = {a: b for a, b in pairs.items() if a in here and b in there}
+        self._outputs = [value.name for value in self._ref_run.proto.graph.output]
+        graph = self._model.proto.graph
+        movers = {name for node in graph.node if node.op_type in MOVERS for name in node.output}
+        self._plain = {a: b for a, b in self._pairs.items() if a not in movers or a in self._outputs}
+        self._found: Metrics = {}
+
+    @property
+    def covers_outputs(self) -> bool:
+        """Whether every output is among the values compared, so that no other pass is needed for them."""
+        return all(self._plain.get(name) == name for name in self._outputs)
+
+    def run(self, inputs: Inputs, step: Progress, gathered: Gathered | None = None) -> None:
+        """Run both models block by block, each node once a batch.
+
+        Args:
+          inputs: the batches.
+          step: progress.
+          gathered: takes the outputs, where they are wanted.
+        """
+        self._pass(self._plain, inputs, step, gathered)
+
+    def refine(self, value: str, inputs: Inputs, step: Progress) -> bool:
+        """Look at the movers right before a value too; whether there are any."""
+        graph = self._model.proto.graph
+        producer = {name: node for node in graph.node for name in node.output if name}
+        near: dict[str, str] = {}
+        todo = list(producer[value].input) if value in producer else []
+        while todo:
+            name = todo.pop()
+            node = producer.get(name)
+            if node is not None and node.op_type in MOVERS and name in self._pairs and name not in near:
+                near[name] = self._pairs[name]
+                todo.extend(node.input)
+        near = {name: other for name, other in near.items() if name not in self._found}
+        if near:
+            self._pass(near, inputs, step, None)
+        return bool(near)
+
+    def entries(self) -> tuple[LayerDiff, ...]:
+        """One entry a compared value, in the reference's topological order, the worst over the batches."""
+        index = GraphIndex(sorted_copy(self._model.proto))
+        stored = {} if self._cand.simulation is None else self._cand.simulation.stored
+        fmt = FORMATS.get(self._cand.precision)
+        limit = math.inf if fmt is None else fmt.max_finite
+        captured: dict[int, list[str]] = {}
+        for value, uses in index.main.captures.items():
+            for body, _ in uses:
+                captured.setdefault(id(body.owner), []).append(value)
+        error: dict[str, float] = {}
+        layers: list[LayerDiff] = []
+        for position, node in enumerate(index.main.nodes):
+            read = (*node.input, *captured.get(id(node), ()))
+            inherited = max((error.get(name, 0.0) for name in read), default=0.0)
+            for name in node.output:
+                metrics = self._found.get(name)
+                if metrics is None:
+                    error[name] = inherited  # only the reference has it: its readers inherit what it inherits
+                    continue
+                clamped = metrics.ref_amax > limit and not metrics.new_nonfinite and math.isfinite(metrics.rel_l2)
+                lost = metrics.new_nonfinite or math.isnan(metrics.rel_l2)
+                error[name] = 0.0 if clamped else math.inf if lost else metrics.rel_l2
+                kind = _STORED.get(stored.get(((), self._pairs[name]), 0), "fp32")
+                layers.append(
+                    LayerDiff(
+                        name, self._pairs[name], display_name(node), node.op_type, position, inherited, kind, metrics,
+                        clamped,
+                    )
+                )
+        return tuple(layers)
+
+    def _pass(self, pairs: Mapping[str, str], inputs: Inputs, step: Progress, gathered: Gathered | None) -> None:
+        if not pairs:
+            return
+        wanted = set(self._outputs) if gathered is not None else set()
+        with BlockChain(self._ref_run, set(pairs)) as left, BlockChain(self._cand_run, set(pairs.values())) as right:
+            for number, batch in enumerate(inputs):
+                found: Metrics = {}
+                outputs: dict[str, tuple[Any, Any]] = {}
+                try:
+                    for name, a, b in self._values(left, right, batch, pairs):
+                        if name in wanted:
+                            outputs[name] = (a, b)
+                        if a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
+                            found[name] = quick_metrics(a, b)
+                except ModelError as error:
+                    if not inputs.synthesised:
+                        raise
+                    if gathered is not None:
+                        label = inputs.labels[number] if number < len(inputs.labels) else f"batch {number}"
+                        gathered.skipped.append(f"{label}: {error}")
+                    continue
+                for name, metrics in found.items():
+                    before = self._found.get(name)
+                    self._found[name] = metrics if before is None or _is_worse(metrics, before) else before
+                if gathered is not None:
+                    ours = {name: outputs[name][0] for name in self._outputs}
+                    theirs = {name: outputs[name][1] for name in self._outputs}
+                    gathered.add(ours, theirs, self._ref.side.label, self._cand.side.label)
+                step(1)
+
+    def _values(
+        self, left: BlockChain, right: BlockChain, batch: Batch, pairs: Mapping[str, str]
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Advance both chains together, so that a value waits for its partner only briefly."""
+        back = {theirs: ours for ours, theirs in pairs.items()}
+        waiting: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+        chains = (left.run(self._ref.feeds(batch)), right.run(self._cand.feeds(batch)))
+        done, open_sides = [0, 0], [True, True]
+        while any(open_sides):
+            side = 0 if open_sides[0] and (done[0] <= done[1] or not open_sides[1]) else 1
+            item = next(chains[side], None)
+            if item is None:
+                open_sides[side] = False
+                continue
+            done[side] += 1
+            name = item[0] if side == 0 else back[item[0]]
+            waiting[side][name] = item[1]
+            del item
+            if name in waiting[0] and name in waiting[1]:
+                yield name, np.asarray(waiting[0].pop(name)), np.asarray(waiting[1].pop(name))
+
+
+_STORED: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
 def match_values(reference: Model, candidate: Model, names: Mapping[str, str]) -> dict[str, str]:
     """Value of the reference's main graph -> the value of the candidate that holds the same.
 
-    Values of the same name match; so do the results of nodes of the same name and operator, or of the names that a
-    rewrite recorded.
+    Values of the same name match; so do the results of nodes of the same operator and name, or of the name that a
+    rewrite recorded. Where several nodes became one, only its result, which keeps its name, is the same value.
     """
     ref_nodes = list(reference.proto.graph.node)
     cand_nodes = list(candidate.proto.graph.node)
@@ -76,10 +183,8 @@ def match_values(reference: Model, candidate: Model, names: Mapping[str, str]) -
     by_name: dict[str, NodeProto] = {node.name: node for node in cand_nodes if node.name}
     for node in ref_nodes:
         partner = by_name.get(names.get(node.name, node.name)) if node.name else None
-        if partner is None or (partner.op_type != node.op_type and node.name not in names):
+        if partner is None or partner.op_type != node.op_type:
             continue
-        if node.name in names and partner.op_type != node.op_type:
-            continue  # several nodes became one: only its result, which keeps its name, is the same value
         for ours, theirs in zip(node.output, partner.output, strict=False):
             if ours and theirs and ours not in pairs and theirs not in taken:
                 pairs[ours] = theirs
@@ -87,76 +192,7 @@ def match_values(reference: Model, candidate: Model, names: Mapping[str, str]) -
     return pairs
 
 
-def _batch(
-    left: BlockChain,
-    right: BlockChain,
-    reference: Runner,
-    candidate: Runner,
-    batch: Mapping[str, np.ndarray],
-    pairs: Mapping[str, str],
-) -> Iterator[tuple[str, QuickMetrics]]:
-    """Advance both chains together, so that a value waits for its partner only briefly."""
-    back = {theirs: ours for ours, theirs in pairs.items()}
-    waiting_left: dict[str, np.ndarray] = {}
-    waiting_right: dict[str, np.ndarray] = {}
-    ours, theirs = left.run(reference.feeds(batch)), right.run(candidate.feeds(batch))
-    done_left = done_right = 0
-    more_left = more_right = True
-    while more_left or more_right:
-        if more_left and (done_left <= done_right or not more_right):
-            item = next(ours, None)
-            if item is None:
-                more_left = False
-                continue
-            done_left += 1
-            name = item[0]
-            waiting_left[name] = item[1]
-        else:
-            item = next(theirs, None)
-            if item is None:
-                more_right = False
-                continue
-            done_right += 1
-            name = back[item[0]]
-            waiting_right[name] = item[1]
-        if name in waiting_left and name in waiting_right:
-            a, b = np.asarray(waiting_left.pop(name)), np.asarray(waiting_right.pop(name))
-            if a.shape == b.shape and a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
-                yield name, quick_metrics(a, b)
-
-
-def _entries(
-    model: Model,
-    pairs: Mapping[str, str],
-    found: Mapping[str, QuickMetrics],
-    rounded: Mapping[tuple[tuple[str, ...], str], int],
-) -> tuple[LayerDiff, ...]:
-    proto = sorted_copy(model.proto)
-    index = GraphIndex(proto)
-    error: dict[str, float] = {}
-    layers: list[LayerDiff] = []
-    kinds = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
-    for position, node in enumerate(index.main.nodes):
-        reads = list(node.input) + [
-            value for value, uses in index.main.captures.items() for body, _ in uses if body.owner is node
-        ]
-        inherited = max((error.get(name, 0.0) for name in reads), default=0.0)
-        for name in node.output:
-            metrics = found.get(name)
-            if metrics is None:
-                error[name] = inherited  # a value that only the reference has: its readers inherit what it inherits
-                continue
-            error[name] = math.inf if metrics.new_nonfinite or math.isnan(metrics.rel_l2) else metrics.rel_l2
-            stored = kinds.get(rounded.get(((), pairs[name]), 0), "fp32")
-            layers.append(
-                LayerDiff(name, pairs[name], display_name(node), node.op_type, position, inherited, stored, metrics)
-            )
-    return tuple(layers)
-
-
 def _is_worse(a: QuickMetrics, b: QuickMetrics) -> bool:
     if a.new_nonfinite != b.new_nonfinite:
         return a.new_nonfinite > b.new_nonfinite
     return math.isnan(a.rel_l2) or a.rel_l2 > b.rel_l2
-
-

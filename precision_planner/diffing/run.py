@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from precision_planner._extras import require
-from precision_planner.errors import ConversionError, InputsError
 from precision_planner.diffing.sources import Side
+from precision_planner.errors import ConversionError, InputsError
+from precision_planner.model import Model
 from precision_planner.model.inputs import cast_batch, input_specs
 from precision_planner.model.session import Session
-from precision_planner.simulation import Simulation, inline_functions, is_typed_low, prepare
+from precision_planner.simulation import Simulation, is_typed_low, prepare
 from precision_planner.simulation.simulate import Semantics, WeightPolicy, prove_rounding
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -41,6 +42,7 @@ class Runner:
         self._provider = provider
         self._stack = ExitStack()
         self._session: Session | None = None
+        self._model: Model | None = None
         self._saved: Iterator[dict[str, np.ndarray]] | None = None
         self._engine: Any = None
 
@@ -57,7 +59,9 @@ class Runner:
         Args:
           simulate: "fp16", "bf16", "none", or None to follow the model's own types: a typed graph is simulated, an
             FP32 one run as it is.
-          semantics, weights, keep_fp32: see `precision_planner.simulation.prepare`.
+          semantics: see `precision_planner.simulation.prepare`, as for the next two.
+          weights: how constants are rounded.
+          keep_fp32: what stays FP32.
         """
         if self.side.outputs is not None:
             self._saved = self.side.outputs()
@@ -78,8 +82,26 @@ class Runner:
         assert batch is not None
         if self._engine is not None:
             return dict(self._engine.infer(dict(batch)))
-        assert self._session is not None
+        if self._session is None:
+            self._session = Session(self.model, providers=PROVIDERS[self._provider])
         return self._session.run(self.feeds(batch))
+
+    @property
+    def model(self) -> Model:
+        """What is really run: the simulation's model, or the side's own."""
+        assert self._model is not None, "only models are run by onnxruntime"
+        return self._model
+
+    @property
+    def shows_values(self) -> bool:
+        """Whether the values inside can be fetched: a model on a CPU."""
+        return self._model is not None and self._provider == "cpu"
+
+    def release(self) -> None:
+        """Let go of the session; it is loaded again when it is needed."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def feeds(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The batch in the types that the side's model takes."""
@@ -90,6 +112,7 @@ class Runner:
 
     def close(self) -> None:
         """Let go of sessions and engines."""
+        self.release()
         self._stack.close()
 
     def __enter__(self) -> Runner:
@@ -125,7 +148,7 @@ class Runner:
             self.description = f"onnxruntime {self._provider}, optimizations off"
             if typed and on_cpu:
                 self.description += " (which computes 16-bit graphs in FP32: not an FP16 result)"
-        self._session = self._stack.enter_context(Session(model, providers=PROVIDERS[self._provider]))
+        self._model = model
 
     def _open_tensorrt(self) -> None:
         trt = require("polygraphy.backend.trt", extra="tensorrt", purpose="running TensorRT engines")
@@ -141,9 +164,3 @@ class Runner:
         self._engine = self._stack.enter_context(trt.TrtRunner(loader))
         self.precision = "fp16"
         self.description = "TensorRT through Polygraphy"
-
-
-def reference_model(side: Side) -> Any:
-    """The side's model with its local functions inlined, as the comparison of layers needs it."""
-    assert side.model is not None
-    return inline_functions(side.model)

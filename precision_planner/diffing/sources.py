@@ -109,6 +109,7 @@ def _plan_side(folder: Path) -> Side:
     names = plan.get("names") or plan.get("rewrite", {}).get("names") or {}
     entries: dict[str, Mapping[str, Any]] = {}
     for entry in plan.get("nodes") or plan.get("kept_fp32") or []:
-        if isinstance(entry, dict) and isinstance(entry.get("node", entry.get("name")), str):
-            entries[entry.get("node", entry.get("name"))] = entry
+        name = entry.get("node", entry.get("name")) if isinstance(entry, dict) else None
+        if isinstance(name, str):
+            entries[name] = entry
     return Side(str(folder), model=Model.load(files[0]), names=dict(names), entries=entries)

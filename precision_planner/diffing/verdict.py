@@ -53,9 +53,9 @@ def find_first_divergence(
 
     Damage: the value is not finite where the reference is, or its relative error is past 8 roundings of its type and
     `JUMP` times the largest error among what the node read. It reaches an output if values past 8 roundings lead
-    from it there: a mask of -3.4e38 that became -65504 is wrong by all of itself, and the softmax behind it by
-    nothing. Failing that, the first damage that is not such a saturation, where the output is wrong at all; failing
-    that too, the first value past 64 roundings. None where nothing is.
+    from it there. Failing that, the first damage at all, where an output is wrong; failing that too, the first value
+    past 64 roundings. None where nothing is. Clamped values (`LayerDiff.clamped`) are no damage: what they do shows
+    in the first value made from them that the format could hold.
 
     Args:
       layers: in topological order.
@@ -70,15 +70,9 @@ def find_first_divergence(
     reaching = _reaching(layers, floor, readers or {}, outputs)
     damaged = [layer for layer in layers if _is_damage(layer, floor)]
     wrong_output = any(layer.value in outputs and not layer.metrics.rel_l2 <= floor for layer in layers)
-    max_finite = FORMATS[precision].max_finite if precision in FORMATS else math.inf
-    serious = [
-        layer for layer in damaged if layer.metrics.new_nonfinite or not layer.metrics.ref_amax > max_finite
-    ]
     found = next((layer for layer in damaged if layer.value in reaching), None)
-    if found is None and (wrong_output or any(layer.metrics.new_nonfinite for layer in serious)):
-        found = next(iter(serious), None)
-    if found is None and precision not in FORMATS:
-        found = next(iter(serious), None)
+    if found is None and (wrong_output or precision not in FORMATS):
+        found = next(iter(damaged), None)
     if found is not None:
         return _divergence(found, precision, entries, "jump")
     drifted = next((layer for layer in layers if layer.metrics.rel_l2 > drift and layer.value in reaching), None)
@@ -87,7 +81,7 @@ def find_first_divergence(
 
 def _is_damage(layer: LayerDiff, floor: float) -> bool:
     error = layer.metrics.rel_l2
-    if math.isinf(layer.inherited) or math.isnan(layer.inherited):
+    if layer.clamped or math.isinf(layer.inherited) or math.isnan(layer.inherited):
         return False
     return layer.metrics.new_nonfinite > 0 or math.isnan(error) or (error > floor and error > JUMP * layer.inherited)
 
@@ -149,6 +143,8 @@ def _divergence(
 def _cause(layer: LayerDiff, precision: str, kind: str) -> str:
     """The likely cause, in terms of the format."""
     found = layer.metrics
+    if found.shapes:
+        return f"the shapes differ: {found.shapes}"
     fmt = FORMATS.get(precision)
     name = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
     if fmt is not None and found.ref_amax > fmt.max_finite:

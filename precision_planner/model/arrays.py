@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - importing it registers bfloat16 with numpy, which Polygraphy's files may hold
+import ml_dtypes  # noqa: F401 - importing it registers bfloat16 and float8 with numpy
 import numpy as np
 
 from precision_planner.errors import InputsError
@@ -88,7 +88,7 @@ def read_loader(text: str) -> Callable[[], Iterator[Arrays]]:
                 found = [found]
             for batch in found:
                 if not isinstance(batch, dict):
-                    raise InputsError(f"{name} in {path} gave {type(batch).__name__}, not a dict of input name to array")
+                    raise InputsError(f"{name} in {path} gave {type(batch).__name__}, not a dict of name to array")
                 yield {key: np.asarray(value) for key, value in batch.items()}
         except InputsError:
             raise

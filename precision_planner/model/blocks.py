@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from precision_planner.model.model import Model
 from precision_planner.model.order import reads, sorted_copy
 from precision_planner.model.session import Session
 from precision_planner.model.types import from_type_proto
 
-BLOCK_BYTES = 96 << 20
-"""Bytes of fetched values a block may hold, as estimated from the shapes of the first batch."""
+BLOCK_BYTES = 48 << 20
+"""Bytes of fetched values that a block should hold."""
+
+FIRST_BLOCK = 16
+"""Nodes in the first block, of whose shapes nothing is known yet."""
 
 _UNCUT = ("__planner_low", "__planner_cast")
 """Ends of the names of 16-bit values inside a pair of Casts: a bfloat16 cannot leave onnxruntime as an array."""
@@ -51,39 +53,72 @@ class BlockChain:
 
     def __init__(self, model: Model, wanted: Collection[str], *, block_bytes: int = BLOCK_BYTES) -> None:
         self._model = model.with_proto(sorted_copy(model.proto))
-        self._nodes: list[NodeProto] = list(self._model.proto.graph.node)
+        graph = self._model.proto.graph
+        self._nodes: list[NodeProto] = list(graph.node)
+        self._reads = [reads(node) for node in self._nodes]
         self._wanted = frozenset(wanted)
         self._block_bytes = block_bytes
-        self._blocks: list[Block] | None = None
+        self._blocks: list[Block] = []
         self._sessions: dict[int, Session] = {}
-        self._constants = {tensor.name for tensor in self._model.proto.graph.initializer} | {
-            sparse.values.name for sparse in self._model.proto.graph.sparse_initializer
-        }
+        constants = {tensor.name for tensor in graph.initializer}
+        constants |= {sparse.values.name for sparse in graph.sparse_initializer}
+        self._made = {value.name for value in graph.input} - constants
+        self._last_read = {name: at for at, names in enumerate(self._reads) for name in names}
+        self._uncut = _containers(self._model.proto)
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """The blocks; known once a batch has run."""
-        return self._blocks or ()
+        """The blocks found so far; all of them once a batch has run."""
+        return self._blocks
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Iterator[tuple[str, Any]]:
         """Yield (value, array) for every wanted value, in topological order, as the blocks run.
 
+        The first batch finds the blocks: the shapes are known only once they are computed, so each block is made
+        larger or smaller by what the one before it held.
+
         Args:
           feeds: the model's inputs.
         """
-        if self._blocks is None:
-            self._blocks = _cut(self._model, self._nodes, self._wanted, self._constants, feeds, self._block_bytes)
         alive: dict[str, Any] = dict(feeds)
-        last_use = {name: number for number, block in enumerate(self._blocks) for name in block.inputs}
-        for number, block in enumerate(self._blocks):
+        start, number, length = 0, 0, FIRST_BLOCK
+        while start < len(self._nodes):
+            if number == len(self._blocks):
+                self._blocks.append(self._cut(start, length))
+            block = self._blocks[number]
             given = {name: alive[name] for name in block.inputs}
             session = self._session(number, block, given)
             made = session.run(given) if session.output_names else {}
+            held = sum(getattr(array, "nbytes", 0) for array in made.values())
+            growth = min(4.0, max(0.25, self._block_bytes / max(held, 1)))
+            length = max(1, int((block.stop - block.start) * growth))
             alive.update((name, made[name]) for name in block.carried)
-            for name in [name for name in alive if last_use.get(name, -1) <= number]:
+            for name in [name for name in alive if self._last_read.get(name, -1) < block.stop]:
                 del alive[name]
+            del given
             for name in block.fetched:
                 yield name, made.pop(name)
+            del made
+            start, number = block.stop, number + 1
+
+    def _cut(self, start: int, length: int) -> Block:
+        """The block of about `length` nodes from `start` on that no 16-bit value or sequence crosses the end of."""
+        stop, crossing = start, set[str]()
+        while stop < len(self._nodes) and (stop - start < length or crossing):
+            crossing.update(name for name in self._nodes[stop].output if name in self._uncut or name.endswith(_UNCUT))
+            stop += 1
+            crossing = {name for name in crossing if self._last_read.get(name, -1) >= stop}
+        made = [name for node in self._nodes[start:stop] for name in node.output if name]
+        read: set[str] = set().union(*self._reads[start:stop])
+        block = Block(
+            start,
+            stop,
+            inputs=tuple(sorted(name for name in read if name in self._made)),
+            fetched=tuple(name for name in made if name in self._wanted),
+            carried=tuple(name for name in made if self._last_read.get(name, -1) >= stop),
+        )
+        self._made.update(made)
+        return block
 
     def close(self) -> None:
         """Close every session."""
@@ -99,7 +134,7 @@ class BlockChain:
 
     def _session(self, number: int, block: Block, given: Mapping[str, Any]) -> Session:
         if number not in self._sessions:
-            self._sessions[number] = Session(self._submodel(block, given))
+            self._sessions[number] = Session(self._submodel(block, given), lean=True)
         return self._sessions[number]
 
     def _submodel(self, block: Block, given: Mapping[str, Any]) -> Model:
@@ -148,78 +183,6 @@ def _containers(proto: onnx.ModelProto) -> set[str]:
         ):
             found.update(node.output)
     return found
-
-
-def _cut(
-    model: Model,
-    nodes: Sequence[NodeProto],
-    wanted: frozenset[str],
-    constants: set[str],
-    feeds: Mapping[str, np.ndarray],
-    block_bytes: int,
-) -> list[Block]:
-    sizes = _sizes(model, feeds)
-    others = _containers(model.proto)
-    node_reads = [reads(node) for node in nodes]
-    last_read: dict[str, int] = {}
-    for position, names in enumerate(node_reads):
-        for name in names:
-            last_read[name] = position
-    usual = sorted(sizes.values())[len(sizes) // 2] if sizes else 1 << 20
-    ends: list[int] = []
-    held = 0
-    open_values: set[str] = set()  # values that may not cross an end, still to be read
-    for position, node in enumerate(nodes):
-        for name in node.output:
-            if name in wanted:
-                held += sizes.get(name, usual)
-            if name and (name in others or name.endswith(_UNCUT)) and last_read.get(name, -1) > position:
-                open_values.add(name)
-        open_values = {name for name in open_values if last_read[name] > position}
-        if held >= block_bytes and not open_values:
-            ends.append(position + 1)
-            held = 0
-    if not ends or ends[-1] != len(nodes):
-        ends.append(len(nodes))
-    blocks = []
-    start = 0
-    made: set[str] = set(feeds)
-    for stop in ends:
-        here = {name for node in nodes[start:stop] for name in node.output if name}
-        read = set().union(*node_reads[start:stop]) if stop > start else set()
-        inputs = tuple(sorted(name for name in read if name in made and name not in here and name not in constants))
-        carried = tuple(sorted(name for name in here if last_read.get(name, -1) >= stop))
-        fetched = tuple(name for node in nodes[start:stop] for name in node.output if name in wanted)
-        blocks.append(Block(start, stop, inputs, fetched, carried))
-        made |= here
-        start = stop
-    return blocks
-
-
-def _sizes(model: Model, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Value -> bytes, for the shapes that this batch gives."""
-    proto = model.edit()
-    for value in proto.graph.input:
-        if value.name in feeds:
-            shape = value.type.tensor_type.shape
-            shape.ClearField("dim")
-            for size in np.shape(feeds[value.name]):
-                shape.dim.add().dim_value = size
-    for value in proto.graph.output:
-        if value.type.WhichOneof("value") == "tensor_type":
-            value.type.tensor_type.ClearField("shape")
-    del proto.graph.value_info[:]
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}
-    sizes: dict[str, int] = {}
-    for info in (*inferred.graph.value_info, *inferred.graph.output):
-        found = from_type_proto(info.type)
-        if found.shape is not None and all(isinstance(dim, int) for dim in found.shape):
-            width = 8 if found.elem_type in (TensorProto.INT64, TensorProto.DOUBLE) else 4
-            sizes[info.name] = prod(int(dim) for dim in found.shape if isinstance(dim, int)) * width
-    return sizes
 
 
 __all__ = ["BLOCK_BYTES", "Block", "BlockChain", "fetchable"]

@@ -121,10 +121,11 @@ def load_inputs(source: Any, model: Model, *, check: bool = True) -> Inputs:
     specs = input_specs(model)
 
     def batches() -> Iterator[Batch]:
-        count = 0
-        for count, batch in enumerate(found, start=1):
+        empty = True
+        for batch in found:
+            empty = False
             yield fit_batch(batch, specs, found.source)
-        if not count:
+        if empty:
             raise InputsError(f"{found.source} gave no batch; give at least one")
 
     return Inputs(batches, found.source, False, found.labels)

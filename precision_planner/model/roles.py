@@ -169,7 +169,7 @@ class _Readers:
         factor = float(abs(other.reshape(-1)[0].astype("float64")))
         if node.op_type == "Div" and slot == 1:
             self.positive = "Div"
-        elif node.op_type == "Div" and factor > 20 or node.op_type == "Mul" and 0 < factor < 0.05:
+        elif (node.op_type == "Div" and factor > 20) or (node.op_type == "Mul" and 0 < factor < 0.05):
             self.image_scale = 255.0
 
     def _table(self, scope: Scope, data: str, axis: int) -> None:
@@ -180,9 +180,9 @@ class _Readers:
         if shape is None or not shape or not -len(shape) <= axis < len(shape):
             return
         rows = shape[axis]
-        is_weight = data in holder.initializers or (
-            (node := holder.producer_node(data)) is not None and node.op_type in ("Constant", "Cast", "DequantizeLinear")
-        )
+        node = holder.producer_node(data)
+        made = node is not None and node.op_type in ("Constant", "Cast", "DequantizeLinear")
+        is_weight = made or data in holder.initializers
         if isinstance(rows, int) and rows > 0 and is_weight:
             self._rows(rows, data)
 

@@ -33,7 +33,9 @@ class Session:
       optimize: let onnxruntime optimize; off by default, as its fusions change the numbers (and the graph).
       providers: execution providers; CPU by default.
       threads: threads inside an operator; 0 leaves the choice to onnxruntime.
-      prepack: let onnxruntime rearrange weights for its kernels (a copy of every GEMM weight).
+      prepack: let onnxruntime rearrange weights for its kernels: faster with large weights, at the price of a copy of
+        them, and of results that depend on how the graph is cut.
+      lean: give memory back after each run rather than keep it for the next.
 
     Raises:
       MissingExtraError: onnxruntime is not installed.
@@ -48,7 +50,8 @@ class Session:
         optimize: bool = False,
         providers: Providers = ("CPUExecutionProvider",),
         threads: int = 0,
-        prepack: bool = True,
+        prepack: bool = False,
+        lean: bool = False,
     ) -> None:
         self._ort = require("onnxruntime", extra="cpu", purpose="running the model")
         missing = [name for name in providers if name not in self._ort.get_available_providers()]
@@ -65,6 +68,9 @@ class Session:
         options.intra_op_num_threads = threads
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if lean:
+            options.enable_cpu_mem_arena = False
+            options.enable_mem_pattern = False
         if outputs is not None:
             model = with_outputs(model, outputs)
         try:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.numerics.metrics import json_number, tensor_metrics
+from precision_planner.numerics import metrics
+from precision_planner.numerics.metrics import json_number
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,8 +27,8 @@ class QuickMetrics:
 
     Attributes:
       ref_amax: the largest finite magnitude in the reference.
-      amax: the largest finite magnitude in the candidate.
       new_nonfinite: elements that are not finite in the candidate alone.
+      shapes: both shapes where they differ ("[2, 3] and [3, 2]"); every distance is infinite then.
     """
 
     max_abs: float
@@ -38,8 +39,8 @@ class QuickMetrics:
     nonfinite: int
     new_nonfinite: int
     ref_amax: float
-    amax: float
     elements: int
+    shapes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinities and NaN as strings."""
@@ -54,63 +55,65 @@ def quick_metrics(reference: Array, candidate: Array) -> QuickMetrics:
     """
     a, b = np.asarray(reference), np.asarray(candidate)
     if a.shape != b.shape:
-        raise ValueError(f"shapes differ: {list(a.shape)} and {list(b.shape)}")
+        inf = math.inf
+        shapes = f"{list(a.shape)} and {list(b.shape)}"
+        return QuickMetrics(inf, inf, inf, inf, 0.0, 0, 0, _amax(a), int(a.size), shapes)
+    if a.dtype.kind in "biu" and b.dtype.kind in "biu" and np.array_equal(a, b):
+        return _same(a)
     if a.dtype != np.float32 or b.dtype != np.float32 or not a.size:
         return _exact(a, b)
     rows = a.shape[0] if a.ndim else 1
     flat_a, flat_b = np.ascontiguousarray(a).reshape(rows, -1), np.ascontiguousarray(b).reshape(rows, -1)
     size = flat_a.shape[1]
     row_sums = np.zeros(rows)
-    worst = amax = ref_amax = 0.0
-    dd = aa = bb = ab = 0.0
+    worst = ref_amax = 0.0
+    dd = aa = ad = 0.0
     step_rows = max(1, BLOCK // max(size, 1))
     with np.errstate(over="ignore", invalid="ignore"):
         for top in range(0, rows, step_rows):
             for left in range(0, size, BLOCK):
                 x = flat_a[top : top + step_rows, left : left + BLOCK]
-                y = flat_b[top : top + step_rows, left : left + BLOCK]
-                delta = np.subtract(y, x)
-                line, xs, ys = delta.reshape(-1), x.reshape(-1), y.reshape(-1)
-                square = float(np.dot(line, line))
-                dd += square
+                delta = np.subtract(flat_b[top : top + step_rows, left : left + BLOCK], x)
+                line, xs = delta.reshape(-1), x.reshape(-1)
+                dd += float(np.dot(line, line))
                 aa += float(np.dot(xs, xs))
-                bb += float(np.dot(ys, ys))
-                ab += float(np.dot(xs, ys))
+                ad += float(np.dot(xs, line))
                 np.abs(delta, out=delta)
-                row_sums[top : top + step_rows] += delta.sum(axis=1, dtype=np.float64)
+                row_sums[top : top + step_rows] += delta.sum(axis=1)  # pairwise, so float32 is enough for a block
                 worst = max(worst, float(delta.max()))
                 ref_amax = max(ref_amax, float(x.max()), -float(x.min()))
-                amax = max(amax, float(y.max()), -float(y.min()))
-    if not (math.isfinite(dd) and math.isfinite(aa) and math.isfinite(bb)):
+    if not (math.isfinite(dd) and math.isfinite(aa)):
         return _exact(a, b)
-    norm = math.sqrt(aa)
+    bb = max(0.0, aa + 2 * ad + dd)
     return QuickMetrics(
         max_abs=worst,
         mean_abs=float(row_sums.sum()) / a.size,
         sad=float(row_sums.max()),
-        rel_l2=0.0 if dd == 0 else (math.sqrt(dd) / norm if norm else math.inf),
-        cosine=(min(1.0, ab / math.sqrt(aa) / math.sqrt(bb)) if aa and bb else float(aa == bb)),
+        rel_l2=0.0 if dd == 0 else (math.sqrt(dd) / math.sqrt(aa) if aa else math.inf),
+        cosine=(max(-1.0, min(1.0, (aa + ad) / math.sqrt(aa) / math.sqrt(bb))) if aa and bb else float(aa == bb)),
         nonfinite=0,
         new_nonfinite=0,
         ref_amax=ref_amax,
-        amax=amax,
         elements=int(a.size),
     )
 
 
+def _same(a: Array) -> QuickMetrics:
+    size = _amax(a)
+    return QuickMetrics(0.0, 0.0, 0.0, 0.0, 1.0, 0, 0, size, int(a.size))
+
+
 def _exact(a: Array, b: Array) -> QuickMetrics:
-    found = tensor_metrics(a, b)
     numeric = a.dtype.kind not in "OUS"
     return QuickMetrics(
-        max_abs=found.max_abs,
-        mean_abs=found.mean_abs,
-        sad=found.sad,
-        rel_l2=found.rel_l2,
-        cosine=found.cosine,
-        nonfinite=found.nonfinite,
+        max_abs=metrics.max_abs(a, b),
+        mean_abs=metrics.mean_abs(a, b),
+        sad=metrics.sad(a, b),
+        rel_l2=metrics.rel_l2(a, b) if numeric else metrics.max_abs(a, b),
+        cosine=metrics.cosine(a, b) if numeric else 1.0 - metrics.max_abs(a, b),
+        nonfinite=metrics.nonfinite(b),
         new_nonfinite=_new_nonfinite(a, b) if numeric else 0,
         ref_amax=_amax(a) if numeric else 0.0,
-        amax=_amax(b) if numeric else 0.0,
         elements=int(a.size),
     )
 

@@ -14,7 +14,7 @@ def as_float(value: Any) -> float:
 def number(value: Any, digits: int = 3) -> str:
     """Three significant digits, without a padded exponent: 6.2e-4, 0.012, 65504, inf."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):

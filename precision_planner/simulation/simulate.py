@@ -14,10 +14,11 @@ Two semantics:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -35,9 +36,6 @@ from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.stash import expand_low_stash
 from precision_planner.simulation.typed import is_typed_low, widen
 from precision_planner.typing.assignment import TypeAssignment
-
-if TYPE_CHECKING:
-    from precision_planner.model.model import ModelSource
 
 Semantics = Literal["typed", "fused"]
 WeightPolicy = Literal["ieee", "saturate"]
@@ -71,7 +69,7 @@ class Simulation:
 
 
 def prepare(
-    source: ModelSource,
+    source: Model | onnx.ModelProto | str | os.PathLike[str],
     *,
     precision: str | None = None,
     keep_fp32: Iterable[str | NodeId] = (),
@@ -100,7 +98,8 @@ def prepare(
         raise ConversionError(f"precision {precision!r} cannot be simulated; use fp16 or bf16")
     if weights not in (None, "ieee", "saturate"):
         raise ConversionError(f"weights {weights!r} are unknown; use ieee or saturate")
-    policy: Overflow = "saturate" if (weights or ("saturate" if semantics == "fused" else "ieee")) == "saturate" else "inf"
+    saturating = weights == "saturate" or (weights is None and semantics == "fused")
+    policy: Overflow = "saturate" if saturating else "inf"
     original = Model.load(source)
     model = inline_functions(original)
     specs = input_specs(model)
@@ -129,7 +128,7 @@ def prepare(
 
 
 def simulate(
-    source: ModelSource,
+    source: Model | onnx.ModelProto | str | os.PathLike[str],
     inputs: Any = None,
     *,
     precision: str | None = None,
@@ -145,7 +144,11 @@ def simulate(
       source: a path, a ModelProto or a `Model`; see `prepare` for typed and FP32 models.
       inputs: a dict of arrays, a path (see `load_inputs`), or None for synthesised ones. Of several batches the
         first is taken.
-      precision, keep_fp32, assignment, semantics, weights: see `prepare`.
+      precision: "fp16" or "bf16"; see `prepare` for this and the next four.
+      keep_fp32: nodes that stay FP32.
+      assignment: types for every value.
+      semantics: "typed" or "fused".
+      weights: "ieee" or "saturate".
       outputs: values of the main graph to return; None takes the model's outputs.
 
     Returns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model
@@ -57,7 +59,7 @@ def _steps(node: NodeProto, stash: int) -> list[NodeProto]:
     base = f"{y}__planner_stash"
     made: list[NodeProto] = []
 
-    def step(op: str, inputs: list[str], suffix: str, **attributes: object) -> str:
+    def step(op: str, inputs: list[str], suffix: str, **attributes: Any) -> str:
         name = f"{base}_{suffix}"
         made.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name

@@ -85,7 +85,8 @@ def widen(model: Model, weights: Overflow = "inf") -> tuple[Model, RoundingPlan]
         kept = [_copy(node) for node in nodes]
         del graph.node[:]
         graph.node.extend(kept)
-    return model.with_proto(proto, store.build()), RoundingPlan(values, {}, weights, {key: kind for key, kind in types.items() if kind in LOW_TYPES})
+    stored = {key: kind for key, kind in types.items() if kind in LOW_TYPES}
+    return model.with_proto(proto, store.build()), RoundingPlan(values, {}, weights, stored)
 
 
 def _widen_node(

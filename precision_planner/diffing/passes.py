@@ -1,0 +1,130 @@
+"""Running both sides over the batches and gathering their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from precision_planner.diffing.collect import OutputCollector, OwnMetric
+from precision_planner.diffing.result import OutputDiff
+from precision_planner.diffing.run import Runner
+from precision_planner.errors import InputsError, ModelError
+from precision_planner.model.inputs import Batch, Inputs, InputSpec
+
+Progress = Callable[[float], None]
+
+
+@dataclass
+class Gathered:
+    """Outputs compared so far, and what could not be run.
+
+    Attributes:
+      precision: the candidate's type, for ULPs.
+      own: one's own metrics.
+      collectors: output -> its metrics.
+      batches: how many were compared.
+      skipped: synthesised batches that the reference cannot take, each with the reason.
+      first: the reference's outputs of the first batch.
+    """
+
+    precision: str
+    own: Mapping[str, OwnMetric]
+    collectors: dict[str, OutputCollector] = field(default_factory=dict)
+    batches: int = 0
+    skipped: list[str] = field(default_factory=list)
+    first: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str) -> None:
+        """Compare the outputs of one batch."""
+        for name, (a, b) in output_pairs(expected, given, reference, candidate):
+            self.collectors.setdefault(name, OutputCollector(name, self.precision, self.own)).add(a, b)
+        if not self.batches:
+            self.first = dict(expected)
+        self.batches += 1
+
+    def results(self) -> dict[str, OutputDiff]:
+        """Output -> its diff; InputsError where no batch could be run."""
+        if not self.batches:
+            why = f" ({self.skipped[0]})" if self.skipped else ""
+            raise InputsError(f"no batch could be run{why}; give --inputs with a batch that the model takes")
+        return {name: collector.result() for name, collector in self.collectors.items()}
+
+
+def output_pass(reference: Runner, candidate: Runner, inputs: Inputs | None, into: Gathered, step: Progress) -> None:
+    """Run both sides batch by batch and compare their outputs.
+
+    A made-up batch that the reference cannot take (a length beyond a fixed number of positions) says nothing about
+    the model and is left out.
+    """
+    for label, batch in batches_of(inputs, reference):
+        try:
+            expected = reference.run(batch)
+        except ModelError as error:
+            if inputs is None or not inputs.synthesised:
+                raise
+            into.skipped.append(f"{label}: {error}")
+            continue
+        into.add(expected, candidate.run(batch), reference.side.label, candidate.side.label)
+        step(1)
+
+
+def batches_of(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, Batch | None]]:
+    """(label, batch); without inputs, one None for each saved batch of the reference."""
+    if inputs is None:
+        assert reference.side.outputs is not None
+        for number, _ in enumerate(reference.side.outputs()):
+            yield f"batch {number}", None
+        return
+    for number, batch in enumerate(inputs):
+        yield (inputs.labels[number] if number < len(inputs.labels) else f"batch {number}"), batch
+
+
+def take_rows(inputs: Inputs, specs: tuple[InputSpec, ...], rows: int) -> Inputs:
+    """At most so many rows of each batch, where every input has the same free first axis; else all of them."""
+    names = {spec.shape[0] if spec.shape else 0 for spec in specs}
+    if len(names) != 1 or not all(isinstance(name, str) for name in names):
+        return inputs
+
+    def batches() -> Iterator[Batch]:
+        for batch in inputs:
+            yield {name: array[:rows] for name, array in batch.items()}
+
+    return Inputs(batches, inputs.source, inputs.synthesised, inputs.labels)
+
+
+def output_pairs(
+    expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Outputs of one name, as arrays: sequences element by element, empty optionals left out.
+
+    Raises:
+      InputsError: the candidate lacks an output, or has it in another shape.
+    """
+    missing = [name for name in expected if name not in given]
+    if missing:
+        raise InputsError(
+            f"{candidate} lacks the output '{missing[0]}' of {reference}; it has {', '.join(given) or 'none'}"
+        )
+    for name, a in expected.items():
+        b = given[name]
+        if isinstance(a, list) and isinstance(b, list):
+            if len(a) != len(b):
+                raise InputsError(
+                    f"output '{name}' is a sequence of {len(a)} in {reference} and of {len(b)} in {candidate}"
+                )
+            for number, (x, y) in enumerate(zip(a, b, strict=True)):
+                yield f"{name}[{number}]", _same_shape(name, np.asarray(x), np.asarray(y), candidate)
+        elif a is not None and b is not None:
+            yield name, _same_shape(name, np.asarray(a), np.asarray(b), candidate)
+
+
+def _same_shape(name: str, a: np.ndarray, b: np.ndarray, candidate: str) -> tuple[np.ndarray, np.ndarray]:
+    if a.shape != b.shape:
+        raise InputsError(
+            f"output '{name}' has shape {list(a.shape)} in the reference and {list(b.shape)} in {candidate}; give "
+            "both the same inputs"
+        )
+    return a, b
