@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -26,7 +26,8 @@ __all__ = ["FLOAT_TYPES", "Census", "census", "count_classes"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOAT_TYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)
+FLOAT32 = np.dtype(np.float32)
+FLOAT_TYPES = (FLOAT32, np.dtype(np.float64), np.dtype(np.float16), BFLOAT16)
 """The element types that have a census."""
 
 SMALL = 64
@@ -41,6 +42,7 @@ AHEAD = 2
 DONE = Tiny()
 """Stands for a task that has been added whole."""
 
+Counted = tuple[Totals, Tiny | None]
 KernelT = TypeVar("KernelT", CountKernel, ErrorKernel)
 _local = threading.local()
 
@@ -52,37 +54,46 @@ def census(
 
     Args:
       data: an array of any shape, or an iterable of its parts in any order, all of one float type.
-      dtype: the element type; needed only when `data` is an iterable that may be empty.
-      workers: threads for large tensors; None takes one a core, at most 2.
+      dtype: the element type; needed only when `data` is an iterable.
+      workers: see `Census`.
 
     Raises:
       TypeError: the element type is not float32, float64, float16 or bfloat16.
     """
+    parts: Iterable[Array] = data
+    if isinstance(data, np.ndarray):
+        parts, dtype = [data], data.dtype
+    if dtype is None:
+        raise TypeError("a census of parts needs their dtype")
     with Census(workers=workers) as running:
-        return running.tensor([data] if isinstance(data, np.ndarray) else data, dtype)
+        return running.tensor(parts, np.dtype(dtype))
 
 
-def count_classes(data: Array | Iterable[Array], *, workers: int | None = None) -> Totals:
-    """Count the classes of FP16 alone, for float32: zeros, subnormal, underflow, overflow, flushed, to_inf, nan, inf.
-
-    Several times as fast as `census`; the returned totals hold counts, `min_abs` and `max_abs`, no errors.
+def count_classes(data: Array | Iterable[Array]) -> Totals:
+    """Count the classes of float32 values alone: several times as fast as `census`, on one thread.
 
     Args:
       data: float32, an array of any shape or an iterable of parts.
-      workers: as for `census`.
+
+    Returns:
+      Sums of which the counts, `min_abs` and `max_abs` hold; exponents and errors are not filled.
 
     Raises:
       TypeError: the element type is not float32.
     """
-    with Census(workers=workers) as running:
-        return running.counts([data] if isinstance(data, np.ndarray) else data)
+    totals = Totals()
+    kernel = _kernel(CountKernel)
+    for words in _words([data] if isinstance(data, np.ndarray) else data):
+        if kernel.add(totals, words, details=False) is None:
+            add_large(totals, words, kernel, _kernel(ErrorKernel))
+    return totals
 
 
 class Census:
-    """Takes the census of many tensors with one pool of threads. Use as a context manager.
+    """Takes the census of many tensors on two threads. Use as a context manager.
 
     Args:
-      workers: threads for large tensors; None takes one a core, at most 2 (memory bandwidth is the limit).
+      workers: 1 does everything on the calling thread; None takes 2 where there are two cores.
     """
 
     def __init__(self, *, workers: int | None = None) -> None:
@@ -97,62 +108,90 @@ class Census:
             self._pool.shutdown()
             self._pool = None
 
-    def tensor(self, parts: Iterable[Array], dtype: np.dtype[Any] | None = None) -> TensorStats:
+    def tensor(self, parts: Iterable[Array], dtype: np.dtype[Any]) -> TensorStats:
         """The census of one tensor given as parts; see `census` for types and errors."""
-        iterator = iter(parts)
-        first = next(iterator, None)
-        if first is None:
-            if dtype is None:
-                raise TypeError("an empty sequence of parts needs a dtype")
-            return Totals().result(dtype.name)
-        _check_type(first.dtype)
-        second = next(iterator, None)
-        if second is None:
-            if first.size <= SMALL:
-                return _small(first.dtype, first.tobytes())
-            return self._sum([first], first.dtype).result(first.dtype.name)
-        return self._sum(_chain(first, second, iterator), first.dtype).result(first.dtype.name)
+        return next(self.tensors([(parts, dtype)]))
 
-    def counts(self, parts: Iterable[Array]) -> Totals:
-        """The class counts of one float32 tensor given as parts; see `count_classes`."""
-        return self._float32(parts, errors=False)
+    def tensors(self, items: Iterable[tuple[Iterable[Array], np.dtype[Any]]]) -> Iterator[TensorStats]:
+        """The census of many tensors, in their order: while one is finished the next is counted already.
 
-    def _sum(self, parts: Iterable[Array], dtype: np.dtype[Any]) -> Totals:
-        if dtype == np.dtype(np.float32):
-            return self._float32(parts, errors=True)
-        if dtype == np.dtype(np.float64):
-            return _float64(parts)
-        return _sixteen_bits(parts, dtype)
+        Args:
+          items: for each tensor its parts, in any order, and its element type.
+        """
+        open_tensors: deque[_Running] = deque()
+        pending: deque[_Task] = deque()
+        for parts, dtype in items:
+            running = _Running(dtype)
+            open_tensors.append(running)
+            for task in self._tasks(running, parts):
+                pending.append(task)
+                if len(pending) > AHEAD:
+                    self._finish(pending.popleft())
+            running.is_complete = True
+            while open_tensors and open_tensors[0].is_done:
+                yield open_tensors.popleft().result()
+        for task in pending:
+            self._finish(task)
+        for running in open_tensors:
+            yield running.result()
 
-    def _float32(self, parts: Iterable[Array], *, errors: bool) -> Totals:
-        """Count on a thread of its own and measure errors on this one, a task behind."""
-        totals = Totals()
-        pending: deque[tuple[Array, Future[tuple[Totals, Tiny | None]]]] = deque()
-        for words in _tasks(parts):
-            if self._workers < 2 or (not pending and words.size <= PLAIN):
-                self._finish(totals, words, _count(words, errors), errors)
-                continue
-            pending.append((words, self._executor().submit(_count, words, errors)))
-            if len(pending) > AHEAD:
-                words, future = pending.popleft()
-                self._finish(totals, words, future.result(), errors)
-        for words, future in pending:
-            self._finish(totals, words, future.result(), errors)
-        return totals
+    def _tasks(self, running: _Running, parts: Iterable[Array]) -> Iterator[_Task]:
+        """Start the work on a tensor, a task at a time."""
+        _check_type(running.dtype)
+        if running.dtype == FLOAT32:
+            for words in _words(parts):
+                yield self._start(running, words, _count, words)
+        else:
+            yield self._start(running, None, _whole, parts, running.dtype)
 
-    def _finish(self, totals: Totals, words: Array, counted: tuple[Totals, Tiny | None], errors: bool) -> None:
+    def _start(self, running: _Running, words: Array | None, work: Callable[..., Counted], *args: Any) -> _Task:
+        running.open_tasks += 1
+        if self._workers < 2 or (words is not None and words.size <= PLAIN):
+            future: Future[Counted] = Future()
+            future.set_result(work(*args))
+        else:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="census")
+            future = self._pool.submit(work, *args)
+        return _Task(running, words, future)
+
+    def _finish(self, task: _Task) -> None:
         """Add a task's counts and, on this thread, its errors."""
-        part, tiny = counted
+        part, tiny = task.counted.result()
+        totals = task.running.totals
         totals.merge(part)
+        task.running.open_tasks -= 1
+        if task.words is None or tiny is DONE:
+            return
         if tiny is None:
-            add_large(totals, words, _kernel(CountKernel), _kernel(ErrorKernel))
-        elif errors and tiny is not DONE:
-            _kernel(ErrorKernel).add(totals, words, tiny)
+            add_large(totals, task.words, _kernel(CountKernel), _kernel(ErrorKernel))
+        else:
+            _kernel(ErrorKernel).add(totals, task.words, tiny)
 
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="census")
-        return self._pool
+
+class _Running:
+    """A tensor whose census is being taken."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.totals = Totals()
+        self.open_tasks = 0
+        self.is_complete = False
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_complete and not self.open_tasks
+
+    def result(self) -> TensorStats:
+        return self.totals.result(self.dtype.name)
+
+
+class _Task(NamedTuple):
+    """A part of a tensor: its words, where errors are still to be measured, and what counting it gave."""
+
+    running: _Running
+    words: Array | None
+    counted: Future[Counted]
 
 
 def _check_type(dtype: np.dtype[Any]) -> None:
@@ -160,29 +199,30 @@ def _check_type(dtype: np.dtype[Any]) -> None:
         raise TypeError(f"the census takes float32, float64, float16 and bfloat16, not {dtype}")
 
 
-def _chain(first: Array, second: Array, rest: Iterator[Array]) -> Iterator[Array]:
-    yield first
-    yield second
-    yield from rest
-
-
-def _tasks(parts: Iterable[Array]) -> Iterator[Array]:
+def _words(parts: Iterable[Array]) -> Iterator[Array]:
     """Cut parts into tasks: flat arrays of the bits of at most TASK float32 values."""
     for part in parts:
-        if part.dtype != np.dtype(np.float32):
+        if part.dtype != FLOAT32:
             raise TypeError(f"a part of {part.dtype} in a float32 tensor")
         words = np.ascontiguousarray(part).reshape(-1).view(np.uint32)
         for start in range(0, words.size, TASK):
             yield words[start : start + TASK]
 
 
-def _count(words: Array, errors: bool) -> tuple[Totals, Tiny | None]:
-    """The counts of one task, on whatever thread this is."""
+def _count(words: Array) -> Counted:
+    """The counts of one task, on whatever thread this is; of a small one everything."""
+    if words.size <= SMALL:
+        return _small(FLOAT32, words.tobytes()), DONE
     totals = Totals()
-    if errors and words.size <= PLAIN:
+    if words.size <= PLAIN:
         add_values(totals, widen(words.view(np.float32)))
         return totals, DONE
-    return totals, _kernel(CountKernel).add(totals, words, details=errors)
+    return totals, _kernel(CountKernel).add(totals, words)
+
+
+def _whole(parts: Iterable[Array], dtype: np.dtype[Any]) -> Counted:
+    """Everything about a tensor that is not float32."""
+    return (_float64(parts) if dtype == np.dtype(np.float64) else _sixteen_bits(parts, dtype)), DONE
 
 
 def _kernel(kind: type[KernelT]) -> KernelT:
@@ -208,16 +248,16 @@ def _sixteen_bits(parts: Iterable[Array], dtype: np.dtype[Any]) -> Totals:
     counts = np.zeros(1 << 16, np.int64)
     for part in parts:
         flat = np.ascontiguousarray(part).reshape(-1).view(np.uint16)
-        for start in range(0, flat.size, TASK):
-            counts += np.bincount(flat[start : start + TASK], minlength=1 << 16)
+        for start in range(0, flat.size, TASK // 4):
+            counts += np.bincount(flat[start : start + TASK // 4], minlength=1 << 16)
     totals = Totals()
     add_values(totals, widen(np.arange(1 << 16, dtype=np.uint16).view(dtype)), counts)
     return totals
 
 
 @lru_cache(maxsize=4096)
-def _small(dtype: np.dtype[Any], data: bytes) -> TensorStats:
-    """The census of a small tensor, remembered by its bytes."""
+def _small(dtype: np.dtype[Any], data: bytes) -> Totals:
+    """The sums of a small tensor, remembered by its bytes; not to be changed."""
     totals = Totals()
     add_values(totals, widen(np.frombuffer(data, dtype)))
-    return totals.result(dtype.name)
+    return totals
