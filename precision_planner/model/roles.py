@@ -17,7 +17,10 @@ from precision_planner.model.types import TypeTable
 
 # Ops that move values about without changing them: an index stays an index through them.
 _CARRIERS = frozenset(
-    "Identity Reshape Squeeze Unsqueeze Transpose Flatten Slice Expand Tile Split Concat Gather Where Cast".split()
+    {
+        "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Slice", "Expand", "Tile", "Split",
+        "Concat", "Gather", "Where", "Cast",
+    }
 )
 _LIMIT = 400
 """Nodes looked at from one input; what an input is shows near it."""

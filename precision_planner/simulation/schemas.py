@@ -12,24 +12,34 @@ LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 POINTWISE = frozenset(
-    "Abs Add And Acos Acosh Asin Asinh Atan Atanh BitShift Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor "
-    "Gelu Greater GreaterOrEqual HardSigmoid HardSwish LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg "
-    "Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh "
-    "ThresholdedRelu Where Xor".split()
+    {
+        "Abs", "Add", "And", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "Cast", "Ceil",
+        "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
+        "GreaterOrEqual", "HardSigmoid", "HardSwish", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
+        "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
+        "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh",
+        "ThresholdedRelu", "Where", "Xor",
+    }
 )
 """Operators that a builder computes element by element, and so may chain inside one kernel."""
 
 EXACT = frozenset(
-    "Abs Ceil Clip Compress Concat DepthToSpace Dropout Expand Flatten Floor Gather GatherElements GatherND Identity "
-    "Max MaxPool GlobalMaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape ReverseSequence Round ScatterElements "
-    "ScatterND Scatter Sign Slice SpaceToDepth Split Squeeze Tile TopK Transpose Trilu Unique Unsqueeze Upsample Where "
-    "Shape Size".split()
+    {
+        "Abs", "Ceil", "Clip", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Floor",
+        "Gather", "GatherElements", "GatherND", "Identity", "Max", "MaxPool", "GlobalMaxPool", "Min", "Neg",
+        "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ReverseSequence", "Round", "ScatterElements",
+        "ScatterND", "Scatter", "Sign", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose",
+        "Trilu", "Unique", "Unsqueeze", "Upsample", "Where", "Shape", "Size",
+    }
 )
 """Operators whose results are their inputs' values (or their negatives, or integers among them): rounding inputs
 that are rounded already would change nothing."""
 
 _NEVER_LOW = frozenset(
-    "Shape Size If Loop Scan SequenceMap QuantizeLinear DequantizeLinear DynamicQuantizeLinear Constant".split()
+    {
+        "Shape", "Size", "If", "Loop", "Scan", "SequenceMap", "QuantizeLinear", "DequantizeLinear",
+        "DynamicQuantizeLinear", "Constant",
+    }
 )
 """Not asked for their types: they read shapes, hold bodies (whose nodes are asked), or belong to quantization."""
 

@@ -26,6 +26,7 @@ from onnx import TensorProto
 
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId
+from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.numerics.rounding import Overflow
@@ -210,14 +211,3 @@ def prove_rounding() -> None:
     if not np.isinf(value).all():
         raise RuntimeError(f"onnxruntime removed the explicit rounding ({value[0]} instead of inf); report its version")
     _proven.append("fp16")
-
-
-def inline_functions(model: Model) -> Model:
-    """The model without local functions: their bodies stand where they were called."""
-    if not model.proto.functions:
-        return model
-    from onnx import inliner
-
-    return model.with_proto(inliner.inline_local_functions(model.proto))
-
-

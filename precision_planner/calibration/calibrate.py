@@ -1,0 +1,195 @@
+"""Activation ranges of the FP32 model, measured by onnxruntime in a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from precision_planner.calibration.ranges import Accumulator, ActivationRange
+from precision_planner.errors import CalibrationError, InputsError, ModelError
+from precision_planner.model import GraphIndex, Model, display_name
+from precision_planner.model.blocks import BlockChain, fetchable
+from precision_planner.model.inline import inline_functions
+from precision_planner.model.inputs import Inputs, load_inputs
+
+ValueKey = tuple[tuple[str, ...], str]
+
+SQUARES = "#squares"
+"""Behind the name of a native normalization's result: the squares inside it, which no value of the graph holds."""
+
+MASK_MAGNITUDE = 1e37
+"""Constants of this size are masks; where they are added or multiplied, -inf means what they mean."""
+
+_MEAN_FREE = frozenset({"LayerNormalization", "SkipLayerNormalization", "InstanceNormalization", "GroupNormalization"})
+_ROOT_MEAN_SQUARE = frozenset(
+    {"RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "LpNormalization"}
+)
+
+
+def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRange]:
+    """Measure the range of every float value of the main graph.
+
+    Integer and boolean tensors are no magnitudes and are left out. Memory does not grow with the number of batches:
+    the model runs block by block, and of each value only counts are kept. Inside bodies (If, Loop, Scan) nothing can
+    be fetched. The squares inside native normalizations are derived from what they read, and are found under the
+    result's name with `SQUARES` behind it.
+
+    Args:
+      model: in FP32.
+      inputs: batches; see `load_inputs`. None synthesises them, and marks every range so.
+
+    Returns:
+      (scope path, value) -> range; inputs of the model included.
+
+    Raises:
+      CalibrationError: the FP32 model itself gives NaN or infinity; the message names the first node.
+      InputsError, ModelError: the inputs do not fit, or onnxruntime cannot run the model.
+    """
+    batches = inputs if isinstance(inputs, Inputs) else load_inputs(inputs, model)
+    runnable = inline_functions(model)
+    wanted = fetchable(runnable)
+    made = _Gathered(runnable, batches.synthesised)
+    count = 0
+    skipped = ""
+    with BlockChain(runnable, wanted) as chain:
+        for number, batch in enumerate(batches):
+            label = batches.labels[number] if number < len(batches.labels) else f"batch {number}"
+            made.start(label, batch)
+            try:
+                for name, value in chain.run(batch):
+                    made.take(name, value)
+            except ModelError as error:
+                # a made-up length that the model cannot take says nothing about it
+                if not batches.synthesised:
+                    raise
+                skipped = f"{label}: {error}"
+                continue
+            count += 1
+    if not count:
+        raise InputsError(f"no batch could be run ({skipped or 'there was none'}); give --inputs that the model takes")
+    return made.ranges()
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """A native normalization that reads a value: the squares of what are the squares inside it."""
+
+    output: str
+    axis: int
+    mean_free: bool
+
+
+class _Gathered:
+    def __init__(self, model: Model, synthesised: bool) -> None:
+        self._synthesised = synthesised
+        self._index = GraphIndex(model.proto)
+        self._model = model
+        self._found: dict[str, Accumulator] = {}
+        self._squares: dict[str, tuple[str, Accumulator]] = {}
+        self._norms: dict[str, list[_Norm]] = {}
+        for node in self._index.main.nodes:
+            norm = _norm_of(node)
+            if norm is not None:
+                self._norms.setdefault(node.input[0], []).append(norm)
+        self._marked: set[str] = set()
+        self._label = ""
+
+    def start(self, label: str, batch: Mapping[str, np.ndarray]) -> None:
+        """Begin a batch with the model's own inputs."""
+        self._label = label
+        self._marked = set()
+        for name, value in batch.items():
+            if _is_float(value):
+                if not np.isfinite(value.astype(np.float32)).all():
+                    raise CalibrationError(
+                        f"input '{name}' ({label}) holds NaN or infinity; give finite inputs, which ranges can be "
+                        "measured on"
+                    )
+                self._count(name, value)
+
+    def take(self, name: str, value: Any) -> None:
+        """Take in one value of the batch."""
+        if not isinstance(value, np.ndarray) or not _is_float(value):
+            return
+        self._check(name, value)
+        self._count(name, value)
+
+    def ranges(self) -> dict[ValueKey, ActivationRange]:
+        """Everything measured, and what is derived from it."""
+        found: dict[ValueKey, ActivationRange] = {
+            ((), name): counts.range("", self._synthesised) for name, counts in self._found.items()
+        }
+        for name, (how, counts) in self._squares.items():
+            found[(), name] = counts.range(how, self._synthesised)
+        return found
+
+    def _count(self, name: str, value: np.ndarray) -> None:
+        if value.size:
+            self._found.setdefault(name, Accumulator()).add(value)
+            for norm in self._norms.get(name, ()):
+                how = "squares of the centered input" if norm.mean_free else "squares of the input"
+                counts = self._squares.setdefault(norm.output + SQUARES, (how, Accumulator()))[1]
+                counts.add(_squares(value, norm))
+
+    def _check(self, name: str, value: np.ndarray) -> None:
+        """Refuse NaN, and infinity that no infinite or mask-sized constant explains."""
+        low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
+        if np.isfinite(low) and np.isfinite(high):
+            return
+        node = self._index.main.producer_node(name)
+        reads: Sequence[str] = () if node is None else list(node.input)
+        infinite = not (np.isnan(low) or np.isnan(high))
+        if infinite and (node is None or any(self._may_be_infinite(read) for read in reads) or _holds_infinity(node)):
+            self._marked.add(name)
+            return
+        what = "infinity" if infinite else "NaN"
+        who = name if node is None else f"{display_name(node)} ({node.op_type})"
+        raise CalibrationError(
+            f"the FP32 model itself gives {what} at {who} ({self._label}), so no range can be measured; mend the "
+            "model or give inputs that it can take"
+        )
+
+    def _may_be_infinite(self, name: str) -> bool:
+        if name in self._marked:
+            return True
+        counts = self._found.get(name)
+        if counts is not None:
+            return counts.amax >= MASK_MAGNITUDE
+        constant = self._index.constant(self._index.main, name, self._model, 1 << 20) if name else None
+        if constant is None or not constant.size or constant.dtype.kind not in "fV":
+            return False
+        return float(np.abs(constant.astype(np.float64)).max()) >= MASK_MAGNITUDE
+
+
+def _norm_of(node: NodeProto) -> _Norm | None:
+    if not node.output or not node.input or not (node.op_type in _MEAN_FREE or node.op_type in _ROOT_MEAN_SQUARE):
+        return None
+    axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+    if node.op_type in ("InstanceNormalization", "GroupNormalization"):
+        axis = 2
+    return _Norm(node.output[0], axis, node.op_type in _MEAN_FREE)
+
+
+def _squares(value: np.ndarray, norm: _Norm) -> np.ndarray:
+    """What a norm squares; group norms are centered a channel at a time, which bounds theirs from below."""
+    x = value.astype(np.float64)
+    if norm.mean_free:
+        axis = norm.axis if norm.axis >= 0 else value.ndim + norm.axis
+        axes = tuple(range(min(axis, value.ndim - 1), value.ndim))
+        x = x - x.mean(axis=axes, keepdims=True)
+    with np.errstate(over="ignore"):
+        return np.square(x)
+
+
+def _holds_infinity(node: NodeProto) -> bool:
+    """Whether a Constant or ConstantOfShape itself says infinity (or a mask that is as good as it)."""
+    return node.op_type in ("Constant", "ConstantOfShape")
+
+
+def _is_float(value: np.ndarray) -> bool:
+    # bfloat16 and float8 are of numpy's kind V
+    return value.dtype.kind in "fV"
