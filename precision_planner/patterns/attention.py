@@ -133,7 +133,7 @@ def _scores(view: View, x: str) -> _Scores:
         if node is None or not node.input:
             break
         position = view.position(at)
-        if node.op_type in _GLUE:
+        if node.op_type in _GLUE or node.op_type == "Tanh":  # Tanh: soft capping, as Gemma 2 has it
             following = node.input[0]
         elif node.op_type in ("Mul", "Div") and (factor := _factor(view, node)) is not None:
             following, number = factor
@@ -211,7 +211,7 @@ def _leads_to_product(view: View, value: str) -> bool:
             return False
         if node.op_type in ("MatMul", "Einsum", "Gemm"):
             return True
-        if node.op_type in _GLUE:
+        if node.op_type in _GLUE or node.op_type == "Tanh":
             value = node.input[0]
         elif node.op_type in ("Mul", "Div") and (factor := _factor(view, node)) is not None:
             value = factor[0]
@@ -235,7 +235,7 @@ def _leads_to_product_once(view: View, value: str) -> bool:
     return False
 
 
-def _lowest(view: View, value: str) -> float | None:
+def _lowest(view: View, value: str, depth: int = 3) -> float | None:
     """The lowest number that goes into a mask, where a constant near it says so."""
     at = value
     for _ in range(8):
@@ -251,7 +251,10 @@ def _lowest(view: View, value: str) -> float | None:
         if node.op_type == "Where":
             fills = [fill for name in node.input[1:] if (fill := _fill(view, name)) is not None]
             return min(fills) if fills else None
-        if node.op_type not in (*_GLUE, "Slice", "Gather", "Add", "Concat", "ScatterND", "Trilu"):
+        if node.op_type == "Add" and depth:
+            lows = [low for name in node.input if (low := _lowest(view, name, depth - 1)) is not None]
+            return min(lows) if lows else None
+        if node.op_type not in (*_GLUE, "Slice", "Gather", "Concat", "ScatterND", "Trilu"):
             return None
         at = node.input[0]
     return None

@@ -100,13 +100,22 @@ def _problem(view: View, node: object, before: object, core: str, plain: bool, x
         return "eps is an attribute of the function"
     if not plain:
         return "InstanceNormalization has a scale or bias of its own"
-    if view.shape(core) != xshape:
+    back = view.node(core)
+    restored = back is not None and _is_shape_of(view, back.input[1], before.input[0])
+    if not restored and (xshape is None or view.shape(core) != xshape):
         return f"the last Reshape gives {view.shape(core)}, x has {xshape}"
     elem = view.elem(before.input[0])
     if elem and (elem not in FLOAT_TYPES or elem == TensorProto.DOUBLE or view.elem(core) != elem):
         return f"x is {type_name(elem)} and the result {type_name(view.elem(core))}"
     reader = view.outside_reader(before.output[0], {view.position(node.output[0])})
     return f"'{before.output[0]}' is also read by {reader}" if reader else ""
+
+
+def _is_shape_of(view: View, value: str, x: str) -> bool:
+    """Whether a value is Shape(x)."""
+    node = view.node(value)
+    whole = node is not None and node.op_type == "Shape" and not node.attribute
+    return node is not None and whole and view.same(node.input[0], x)
 
 
 def _layer(

@@ -25,6 +25,8 @@ def find_residuals(view: View) -> list[Match]:
         rank = view.rank(node.output[0])
         if rank is not None and rank < 2:
             continue
+        if _feeds_softmax(view, node.output[0]):
+            continue  # scores plus a bias or mask
         for skip, branch in ((a, b), (b, a)):
             root = view.root(skip)
             if len(view.scope.consumers(root)) + len(view.scope.consumers(skip)) < 2 or view.is_parameter(skip):
@@ -38,6 +40,18 @@ def find_residuals(view: View) -> list[Match]:
                 matches.append(Match("residual", "native", path, ids, inputs, node.output[0], attributes=attributes))
                 break
     return matches
+
+
+def _feeds_softmax(view: View, value: str) -> bool:
+    for _ in range(4):
+        readers = [view.scope.nodes[use.position] for use in view.scope.consumers(value)[:4]]
+        if any(node.op_type == "Softmax" for node in readers):
+            return True
+        onward = [node for node in readers if node.op_type in ("Cast", "Identity", "Where", "Add", "Reshape")]
+        if len(onward) != 1 or len(readers) != 1:
+            return False
+        value = onward[0].output[0]
+    return False
 
 
 def _reaches(view: View, value: str, goals: set[str]) -> int:

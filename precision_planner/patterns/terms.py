@@ -205,11 +205,21 @@ class Terms:
                     return False
                 if rank is not None:
                     picked = np.where(picked >= 0, picked - rank, picked)
-                return tuple(sorted(int(i) for i in picked.reshape(-1))) == axes and view.same(
-                    shape_of.input[0], source
-                )
+                picked_axes = tuple(sorted(int(i) for i in picked.reshape(-1)))
+                return picked_axes == axes and self._same_sizes(shape_of.input[0], source, axes)
             return False
         return False
+
+    def _same_sizes(self, a: str, b: str, axes: tuple[int, ...]) -> bool:
+        """Whether two values surely have the same sizes along `axes`: b may be (a - mean) squared."""
+        view = self.view
+        first, second = view.shape(a), view.shape(b)
+        if first is not None and second is not None and len(first) == len(second):
+            return all(first[axis] is not None and first[axis] == second[axis] for axis in axes)
+        square = self.square(b)
+        base = square[0] if isinstance(square, tuple) else b
+        center = self.center(base)
+        return view.same(a, center.x if isinstance(center, Center) else base)
 
     # -- center ----------------------------------------------------------------------------------------------------
 

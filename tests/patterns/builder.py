@@ -66,9 +66,11 @@ class Graph:
         self.inputs.append(helper.make_tensor_value_info(name, ELEM[dtype], list(shape)))
         return name
 
-    def output(self, name: str, dtype: str = "float32") -> None:
+    def output(self, name: str, dtype: str = "float32", shape: tuple[int | str, ...] | None = None) -> None:
         value = ValueInfoProto(name=name)
         value.type.tensor_type.elem_type = ELEM[dtype]
+        if shape is not None:
+            value.CopyFrom(helper.make_tensor_value_info(name, ELEM[dtype], list(shape)))
         self.outputs.append(value)
 
     def reduce(self, op_type: str, x: str, axes: tuple[int, ...], *, keepdims: int | None = None) -> str:
@@ -88,11 +90,17 @@ class Graph:
     def graph(self, name: str = "g") -> onnx.GraphProto:
         return helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.initializers)
 
-    def model(self, functions: list[onnx.FunctionProto] | None = None) -> onnx.ModelProto:
+    def model(self, functions: list[onnx.FunctionProto] | None = None, domain: str = "") -> onnx.ModelProto:
         imports = [helper.make_opsetid("", self.opset)]
+        if domain:
+            imports.append(helper.make_opsetid(domain, 1))
         if functions:
             imports.append(helper.make_opsetid("local", 1))
         model = helper.make_model(self.graph(), opset_imports=imports, functions=functions or [])
         least = helper.OP_SET_ID_VERSION_MAP[("ai.onnx", self.opset)]
         model.ir_version = max(least, 8 if functions else 4)
+        inferred = onnx.shape_inference.infer_shapes(model)
+        for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
+            if found.type.tensor_type.HasField("shape"):
+                value.type.CopyFrom(found.type)
         return model

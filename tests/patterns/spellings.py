@@ -109,8 +109,8 @@ class Spelling:
             return False
         if self.fault == "Sub swapped" and self.center not in ("sub", "two subs"):
             return False
-        if self.fault == "mean added" and self.center != "sub":
-            return False
+        if self.fault == "mean added" and (self.center != "sub" or self.opset >= 23):
+            return False  # x + mean over its root mean square is an RMS normalization, and fused as one at 23
         if self.fault.startswith("exponent") and self.variance != "centered":
             return False
         if self.variance != "centered" and self.fault in ("x - mean a graph output",):
@@ -262,7 +262,7 @@ def _placed(outer: Graph, spelling: Spelling, written: Written, dtype: str) -> o
                 )
             )
             outer.op("Norm", *arguments, output="y", domain="local")
-    outer.output("y", dtype)
+    outer.output("y", dtype, shape_of(spelling))
     return outer.model(functions)
 
 
