@@ -73,7 +73,8 @@ def parse_kernels(listing: str) -> tuple[Kernel, ...]:
       ValueError: a line that begins like a kernel cannot be read, because another version writes it
         differently; a kernel is never left out in silence.
     """
-    lines = listing.partition("Layers:")[2].partition("\nI/O Tensors:")[0].splitlines()
+    # not splitlines(), which ends a line at the 0x1e that separates nodes in the metadata
+    lines = listing.partition("Layers:")[2].partition("\nI/O Tensors:")[0].split("\n")
     return tuple(_parse_kernel(line) for line in lines if line.strip())
 
 

@@ -29,8 +29,8 @@ def read_plan():
     """plan.json, with what PLAN_OVERRIDES (JSON: {"build": {...}, "profiles": {...}}) changes for this one build."""
     with open(os.path.join(HERE, "plan.json"), encoding="utf-8") as file:
         plan = json.load(file)
-    for key, values in json.loads(os.environ.get("PLAN_OVERRIDES") or "{}").items():
-        plan[key] = dict(plan.get(key) or {}, **values)
+    for key, value in json.loads(os.environ.get("PLAN_OVERRIDES") or "{}").items():
+        plan[key] = dict(plan.get(key) or {}, **value) if isinstance(value, dict) else value
     return plan
 
 
