@@ -15,7 +15,7 @@ _PUBLIC = {
     "PlannerError": "precision_planner.errors",
     "analyze": "precision_planner.analysis",
     "diff": "precision_planner.diffing",
-    "plan": "precision_planner.planning",
+    "plan": "precision_planner.pipeline",
     "rewrite": "precision_planner.rewriting",
     "simulate": "precision_planner.simulation",
 }

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.options import fusion_kinds, graph_options
+
 
 @click.command("rewrite")
 @click.argument("model", metavar="MODEL")
@@ -19,55 +21,13 @@ import click
     show_default=True,
     help="The low type; fp32 only fuses.",
 )
-@click.option(
-    "--fuse", "fuse", multiple=True, metavar="KIND", help="Fuse this pattern too (layernorm is fused anyway)."
-)
-@click.option("--no-fuse", is_flag=True, help="Fuse nothing.")
-@click.option("--keep-fp32", multiple=True, metavar="SEL", help="Nodes that stay in FP32.")
-@click.option("--keep-bf16", multiple=True, metavar="SEL", help="Nodes that compute in BF16.")
-@click.option("--only-low", multiple=True, metavar="SEL", help="The only nodes that go low.")
-@click.option(
-    "--keep-as",
-    type=click.Choice(["compute", "island"]),
-    help="Kept normalizations: statistics in FP32 (compute), or inputs, weights and outputs too (island).",
-)
-@click.option(
-    "--io-types",
-    default="keep",
-    show_default=True,
-    metavar="keep|low|low=GLOB,..",
-    help="Which floats of the interface become low.",
-)
-@click.option("--int32-inputs", is_flag=True, help="Make int64 inputs INT32.")
-@click.option(
-    "--weights",
-    type=click.Choice(["auto", "saturate", "ieee"]),
-    default="auto",
-    show_default=True,
-    help="What becomes of weights that the type cannot hold.",
-)
-@click.option(
-    "--layernorm",
-    default="onnx",
-    show_default=True,
-    metavar="onnx|plugin:NAME",
-    help="Write LayerNormalization nodes as the ONNX operator or as a TensorRT plugin.",
-)
-@click.option(
-    "--plugins",
-    multiple=True,
-    metavar="OP=IN,..->OUT,..",
-    help="Types of a plugin or custom operator: low, fp16, bf16, fp32 or - for each slot.",
-)
-@click.option("--surgery", metavar="FILE.py[:FN]", help="Run a graphsurgeon script first.")
-@click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data].")
+@graph_options
 @click.option("--no-verify", is_flag=True, help="Do not run onnxruntime on the result.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
 def command(model: str, output: str | None, json_path: str | None, force: bool, **options: Any) -> int:
-    r"""Convert MODEL to a typed FP16 or BF16 graph, keeping in FP32 what must be kept.
+    """Convert MODEL to a typed FP16 or BF16 graph, keeping in FP32 what must be kept.
 
-    \b
     SEL: a category (layernorm, softmax, ...), an op type, a glob on node names, or re:PATTERN.
     """
     from precision_planner.cli.console import note, progress, write_result
@@ -79,10 +39,7 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
     loaded = Model.load(Path(model))
     target = Path(output) if output else default_output(model, options["precision"])
     check_output(target, force=force, protect=loaded.files)
-    no_fuse, fuse = options.pop("no_fuse"), options.pop("fuse")
-    if no_fuse and fuse:
-        raise click.UsageError("--fuse and --no-fuse exclude each other")
-    kinds = () if no_fuse else tuple(dict.fromkeys(("layernorm", *fuse)))
+    kinds = fusion_kinds(options)
     plugins = parse_plugins(options.pop("plugins"))
     verify = not options.pop("no_verify")
     with progress(f"rewriting {loaded.path}"):

@@ -78,6 +78,7 @@ class PrecisionPlan:
       nodes: every node that handles floats, in the order of the graph.
       fusions: patterns replaced by native operators: {kind, nodes, into}.
       rejected: patterns recognized and not replaced: {kind, nodes, reason}.
+      repairs: rewrites that keep the FP32 function and cure a finding: {repair, rule, nodes}.
       weights: values that do not survive the cast unchanged: {name, policy, changed, ...}.
       casts: boundary Casts inserted.
       constraints: for a weak target.
@@ -87,6 +88,7 @@ class PrecisionPlan:
       predicted: output -> metric -> value, by honest simulation on `inputs`.
       tolerance: the bounds asked for: [{output, metric, bound}].
       inputs: where the data came from: {source, synthesized, batches}.
+      findings: what the rules said of the input model.
       passed: whether the prediction meets the tolerance; None where there was nothing to compare.
     """
 
@@ -97,6 +99,7 @@ class PrecisionPlan:
     nodes: tuple[PlannedNode, ...]
     fusions: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Mapping[str, Any], ...] = ()
+    repairs: tuple[Mapping[str, Any], ...] = ()
     weights: tuple[Mapping[str, Any], ...] = ()
     casts: int = 0
     constraints: tuple[Constraint, ...] = ()
@@ -106,6 +109,7 @@ class PrecisionPlan:
     predicted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tolerance: tuple[Mapping[str, Any], ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Mapping[str, Any], ...] = ()
     passed: bool | None = None
 
     @property
@@ -143,7 +147,7 @@ class PrecisionPlan:
             name: Profile(**{key: tuple(shape) for key, shape in profile.items()})
             for name, profile in data.get("profiles", {}).items()
         }
-        for name in ("fusions", "rejected", "weights", "tolerance"):
+        for name in ("fusions", "rejected", "repairs", "weights", "tolerance", "findings"):
             fields[name] = tuple(data.get(name, ()))
         return PrecisionPlan(**fields)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from precision_planner.patterns import Match
     from precision_planner.rules import RuleBook
 
-__all__ = ["CATEGORIES", "categories", "select", "select_all", "split_selector"]
+__all__ = ["CATEGORIES", "categories", "pattern_kinds", "select", "select_all", "split_selector"]
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "layernorm": ("layer_normalization",),
@@ -55,6 +55,18 @@ _CATEGORY_OPS: dict[str, tuple[str, ...]] = {
     "attention": ("Attention", "MultiHeadAttention", "GroupQueryAttention"),
 }
 """Category -> op types that belong to it whatever the pattern finder says."""
+
+
+def pattern_kinds(names: Iterable[str]) -> tuple[str, ...]:
+    """The pattern kinds that kinds and categories name, each once; SelectorError for an unknown one."""
+    kinds: list[str] = []
+    known = {kind for family in CATEGORIES.values() for kind in family}
+    for name in names:
+        found = (name,) if name in known else CATEGORIES.get(name, ())
+        if not found:
+            raise SelectorError(f"pattern kind {name!r} is unknown; use one of {', '.join(sorted(CATEGORIES))}")
+        kinds += [kind for kind in found if kind not in kinds]
+    return tuple(kinds)
 
 
 def categories(rulebook: RuleBook | None = None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import onnx
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
 from precision_planner.patterns import Match, find_patterns
-from precision_planner.planning.selectors import CATEGORIES, select
+from precision_planner.planning.selectors import pattern_kinds, select
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.plugins import layernorm_as_plugin
@@ -49,12 +49,16 @@ class RewriteResult:
       report: the dict of the command's JSON.
       assignment: the types, None with precision "fp32".
       source: the model before everything, after surgery.
+      fused: the model that the assignment is about: with its fusions, before types.
+      decisions: what was decided about nodes of `fused`.
     """
 
     typed: Model
     report: dict[str, Any]
-    assignment: TypeAssignment | None = None
-    source: Model | None = None
+    assignment: TypeAssignment | None
+    source: Model
+    fused: Model
+    decisions: Mapping[NodeId, Decision]
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -116,7 +120,7 @@ def rewrite(
     return _Rewrite(
         source=Model.load(model),
         precision=precision,
-        kinds=_kinds(fuse),
+        kinds=pattern_kinds(_list(fuse)),
         keep_fp32=_list(keep_fp32),
         keep_bf16=_list(keep_bf16),
         only_low=_list(only_low),
@@ -135,17 +139,6 @@ def rewrite(
 
 def _list(value: Sequence[str] | str | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
-
-
-def _kinds(names: Sequence[str] | str | None) -> tuple[str, ...]:
-    kinds: list[str] = []
-    known = {kind for family in CATEGORIES.values() for kind in family}
-    for name in _list(names):
-        found = (name,) if name in known else CATEGORIES.get(name, ())
-        if not found:
-            raise ConversionError(f"pattern kind {name!r} is unknown; use one of {', '.join(sorted(CATEGORIES))}")
-        kinds += [kind for kind in found if kind not in kinds]
-    return tuple(kinds)
 
 
 @dataclass
@@ -210,7 +203,7 @@ class _Rewrite:
             notes=reasons,
             seconds=seconds,
         )
-        return RewriteResult(typed, report, assignment, self.source)
+        return RewriteResult(typed, report, assignment, self.source, model, decisions)
 
     def _options(self) -> TypingOptions | None:
         if self.precision == "fp32":

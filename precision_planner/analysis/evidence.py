@@ -1,0 +1,58 @@
+"""Everything that can be known of a model before a decision: patterns, weights, types, activation ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from precision_planner.analysis.weights import weights_census
+from precision_planner.model import GraphIndex, Model, infer_types
+from precision_planner.model.inputs import Inputs
+from precision_planner.patterns import find_patterns
+from precision_planner.rules import Evidence
+from precision_planner.rules.evidence import DEFAULT_HEADROOM, DEFAULT_TARGET, RangeLike, ValueKey
+
+__all__ = ["collect_evidence"]
+
+
+def collect_evidence(
+    model: Model,
+    *,
+    inputs: Inputs | None = None,
+    precision: str = "fp16",
+    target: str = DEFAULT_TARGET,
+    headroom: float = DEFAULT_HEADROOM,
+) -> Evidence:
+    """Measure a model.
+
+    Args:
+      model: in FP32.
+      inputs: what activations are measured on, by onnxruntime; None: they are not measured, and facts about them
+        stay unknown.
+      precision: "fp16" or "bf16".
+      target: the build target's name.
+      headroom: see `Evidence`.
+    """
+    index = GraphIndex(model.proto)
+    types = infer_types(model, index)
+    matches = find_patterns(model, index=index, types=types)
+    census = weights_census(model, index, matches, precision=precision)
+    return Evidence(
+        model,
+        index,
+        types,
+        matches,
+        census.by_key(),
+        _ranges(model, inputs),
+        synthesized=inputs is not None and inputs.synthesised,
+        precision=precision,
+        target=target,
+        headroom=headroom,
+    )
+
+
+def _ranges(model: Model, inputs: Inputs | None) -> Mapping[ValueKey, RangeLike] | None:
+    if inputs is None:
+        return None
+    from precision_planner.calibration import calibrate
+
+    return calibrate(model, inputs)

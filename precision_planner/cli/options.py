@@ -1,0 +1,70 @@
+"""Options that several commands share: what becomes of the graph, and where inputs come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_GRAPH_OPTIONS = (
+    click.option(
+        "--fuse", "fuse", multiple=True, metavar="KIND", help="Fuse this pattern too (layernorm is fused anyway)."
+    ),
+    click.option("--no-fuse", is_flag=True, help="Fuse nothing."),
+    click.option("--keep-fp32", multiple=True, metavar="SEL", help="Nodes that stay in FP32."),
+    click.option("--keep-bf16", multiple=True, metavar="SEL", help="Nodes that compute in BF16."),
+    click.option("--only-low", multiple=True, metavar="SEL", help="The only nodes that go low."),
+    click.option(
+        "--keep-as",
+        type=click.Choice(["compute", "island"]),
+        help="Kept normalizations: statistics in FP32 (compute), or inputs, weights and outputs too (island).",
+    ),
+    click.option(
+        "--io-types",
+        default="keep",
+        show_default=True,
+        metavar="keep|low|low=GLOB,..",
+        help="Which floats of the interface become low.",
+    ),
+    click.option("--int32-inputs", is_flag=True, help="Make int64 inputs INT32."),
+    click.option(
+        "--weights",
+        type=click.Choice(["auto", "saturate", "ieee"]),
+        default="auto",
+        show_default=True,
+        help="What becomes of weights that the type cannot hold.",
+    ),
+    click.option(
+        "--layernorm",
+        default="onnx",
+        show_default=True,
+        metavar="onnx|plugin:NAME",
+        help="Write LayerNormalization nodes as the ONNX operator or as a TensorRT plugin.",
+    ),
+    click.option(
+        "--plugins",
+        multiple=True,
+        metavar="OP=IN,..->OUT,..",
+        help="Types of a plugin or custom operator: low, fp16, bf16, fp32 or - for each slot.",
+    ),
+    click.option("--surgery", metavar="FILE.py[:FN]", help="Run a graphsurgeon script first."),
+    click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data]."),
+)
+
+
+def graph_options(command: Command) -> Command:
+    """The options of `planner rewrite` that say what becomes of the graph; `planner plan` takes them too."""
+    for option in reversed(_GRAPH_OPTIONS):
+        command = option(command)
+    return command
+
+
+def fusion_kinds(options: dict[str, Any]) -> tuple[str, ...]:
+    """Take --fuse and --no-fuse out of the options: the pattern kinds to fuse, layernorm by default."""
+    no_fuse, fuse = options.pop("no_fuse"), options.pop("fuse")
+    if no_fuse and fuse:
+        raise click.UsageError("--fuse and --no-fuse exclude each other")
+    return () if no_fuse else tuple(dict.fromkeys(("layernorm", *fuse)))

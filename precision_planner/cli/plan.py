@@ -1,0 +1,124 @@
+"""`planner plan`: decide, predict, and write the folder that builds the engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from precision_planner.cli.options import fusion_kinds, graph_options
+
+
+@click.command("plan")
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", required=True, metavar="DIR", help="The plan folder to write.")
+@click.option(
+    "--target", default="tensorrt-11", show_default=True, help="tensorrt-8.6, -10, -10-strong, -11, -rtx, ..."
+)
+@click.option("--precision", type=click.Choice(["fp16", "bf16"]), default="fp16", show_default=True)
+@click.option(
+    "--tolerance", multiple=True, metavar="[OUTPUT:]METRIC=VALUE", help="What the prediction must meet; else exit 1."
+)
+@click.option("--headroom", type=float, default=4.0, show_default=True, help="Keep what comes closer to the limit.")
+@click.option("--policy", type=click.Choice(["auto", "rules", "torch-amp"]), default="auto", show_default=True)
+@click.option("--rules", multiple=True, metavar="DIR", help="A folder of further rules.")
+@click.option("--only", multiple=True, metavar="RULE", help="Ask only these rules (ids or tags).")
+@click.option("--disable", multiple=True, metavar="RULE", help="Do not ask these rules (ids or tags).")
+@click.option("--minShapes", "min_shapes", metavar="NAME:1x8,..", help="Smallest shapes of the optimization profile.")
+@click.option("--optShapes", "opt_shapes", metavar="NAME:8x128,..", help="Usual shapes.")
+@click.option("--maxShapes", "max_shapes", metavar="NAME:32x512,..", help="Longest shapes.")
+@click.option("--tf32/--no-tf32", default=False, show_default=True, help="Let FP32 matrix products use TF32.")
+@click.option("--workspace", type=int, metavar="MIB", help="Builder workspace.")
+@click.option("--builder-level", type=click.IntRange(0, 5), help="Builder optimization level.")
+@click.option("--version-compatible", is_flag=True, help="An engine that newer versions of TensorRT load.")
+@click.option("--hardware-compatible", is_flag=True, help="An engine for Ampere and every newer GPU.")
+@click.option("--no-calibrate", is_flag=True, help="Measure no activations: decide by what holds without data.")
+@graph_options
+@click.option("--json", "json_path", metavar="FILE|-", help="Also write the plan here; - is stdout, alone.")
+@click.option("--force", is_flag=True, help="Replace an existing plan folder.")
+def command(model: str, output: str, json_path: str | None, force: bool, **options: Any) -> int:
+    """Decide MODEL's precision for a build target, predict the result, and write a folder that builds it."""
+    from precision_planner.cli.console import progress, stdout_console, write_result
+    from precision_planner.emitting.folder import check_folder
+    from precision_planner.pipeline import plan
+    from precision_planner.rewriting.plugins import parse_plugins
+
+    folder = Path(output)
+    check_folder(folder, force=force)
+    given = options.pop("plugins")
+    types = [text for text in given if "->" in text]
+    libraries = [text for text in given if "->" not in text]
+    build = {
+        "tf32": options.pop("tf32"),
+        "workspace_bytes": None if options["workspace"] is None else options["workspace"] << 20,
+        "optimization_level": options.pop("builder_level"),
+        "version_compatible": options.pop("version_compatible"),
+        "hardware_compatible": options.pop("hardware_compatible"),
+        "plugins": libraries,
+    }
+    del options["workspace"]
+    with progress(f"planning {model}"):
+        planned = plan(
+            model,
+            fuse=fusion_kinds(options),
+            plugins=parse_plugins(types),
+            tolerance=options.pop("tolerance") or None,
+            min_shapes=parse_shapes(options.pop("min_shapes"), "--minShapes"),
+            opt_shapes=parse_shapes(options.pop("opt_shapes"), "--optShapes"),
+            max_shapes=parse_shapes(options.pop("max_shapes"), "--maxShapes"),
+            calibrate=not options.pop("no_calibrate"),
+            verify=not options.pop("no_verify"),
+            build=build,
+            **options,
+        )
+        written = planned.save(folder, force=force)
+    if json_path:
+        write_result(json.dumps(planned.plan.to_dict(), indent=1), json_path)
+    if json_path != "-":
+        _render(planned, folder, written, stdout_console())
+    return 1 if planned.passed is False else 0
+
+
+def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | None:
+    """Read trtexec's ``name:1x128,other:1x3x224x224``; a name may itself hold a colon."""
+    if not text:
+        return None
+    shapes = {}
+    for part in text.split(","):
+        name, colon, sizes = part.rpartition(":")
+        numbers = sizes.split("x")
+        if not colon or not name or not all(number.isascii() and number.isdigit() for number in numbers):
+            raise click.BadParameter(f"{flag}: {part!r} is not NAME:AxBxC, such as input_ids:1x128")
+        shapes[name] = tuple(int(number) for number in numbers)
+    return shapes
+
+
+def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> None:
+    """The plan in the terminal: the verdict first."""
+    from rich.table import Table
+
+    made = planned.plan
+    console.print(planned.summary, soft_wrap=True)
+    console.print(f"wrote {folder}: {', '.join(str(path.relative_to(folder)) for path in written)}", soft_wrap=True)
+    counts = ", ".join(f"{count} {name or 'other'}" for name, count in made.counts.items())
+    console.print(f"nodes by precision: {counts}; {made.casts} Casts; {len(made.fusions)} patterns fused")
+    for repair in made.repairs:
+        console.print(
+            f"repaired: {repair['repair']} ({repair['rule']}) at {', '.join(repair['nodes'])}", soft_wrap=True
+        )
+    if made.kept:
+        table = Table(title="Kept in FP32", title_justify="left")
+        for column in ("nodes", "as", "rule", "why"):
+            table.add_column(column, overflow="fold")
+        groups: dict[tuple[str, str, str], list[str]] = {}
+        for node in made.kept:
+            groups.setdefault((node.keep_as, node.rule or "", node.reason), []).append(node.node)
+        for (keep_as, rule, reason), names in groups.items():
+            shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+            table.add_row(shown, keep_as or "island", rule, reason)
+        console.print(table)
+    if made.inputs.get("synthesized"):
+        console.print("measured on synthesized inputs, so with low confidence; give --inputs", soft_wrap=True)
+    console.print(f"build with: python {folder / 'build.py'}", soft_wrap=True)

@@ -1,0 +1,418 @@
+"""The whole path in one call: a model in, a plan folder out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precision_planner.diffing import Diff, compare, parse_tolerances
+from precision_planner.diffing.result import OutputDiff
+from precision_planner.emitting.folder import GoldenCase, emit_folder
+from precision_planner.errors import PlanError, TargetError
+from precision_planner.model import GraphIndex, Model, type_name
+from precision_planner.model.inputs import Inputs, input_specs, load_inputs
+from precision_planner.model.session import Session
+from precision_planner.model.synthesis import synthesise
+from precision_planner.planning import (
+    DEFAULT_TARGET,
+    Constraint,
+    PlannedNode,
+    PrecisionPlan,
+    Profile,
+    Target,
+    get_target,
+)
+from precision_planner.planning.decide import decide
+from precision_planner.rewriting import RewriteResult, rewrite
+from precision_planner.rewriting.surgery import run_surgery
+
+MAX_GOLDEN = 3
+"""Cases kept for verify.py: the smallest, usual and longest shape."""
+
+BUILD_DEFAULTS: Mapping[str, Any] = {
+    "tf32": False,
+    "workspace_bytes": None,
+    "optimization_level": None,
+    "timing_cache": "timing.cache",
+    "version_compatible": False,
+    "hardware_compatible": False,
+    "plugins": [],
+}
+"""Builder settings of a plan, where nothing else is asked."""
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A plan and everything that its folder holds.
+
+    Attributes:
+      plan: the decision, JSON-ready.
+      model: what is built: typed for a strong target, FP32 with its fusions for a weak one.
+      report: of the rewrite, as `planner rewrite --json` prints it.
+      golden: inputs and the FP32 model's answers.
+      diff: the predicted difference, None where the model could not be run.
+    """
+
+    plan: PrecisionPlan
+    model: Model
+    report: Mapping[str, Any]
+    golden: tuple[GoldenCase, ...] = ()
+    diff: Diff | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the prediction is within the tolerance; None where nothing was compared."""
+        return self.plan.passed
+
+    @property
+    def summary(self) -> str:
+        """The plan in a sentence."""
+        counts = self.plan.counts
+        low = counts.get(self.plan.precision, 0)
+        said = f"{low} nodes in {self.plan.precision}, {len(self.plan.kept)} kept in FP32"
+        if self.diff is not None:
+            said += f"; predicted: {self.diff.verdict}"
+        return said
+
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
+        """Write the plan folder; see `emit_folder`."""
+        return emit_folder(Path(folder), self.plan, self.model, self.golden, force=force)
+
+
+def plan(
+    source: Model | Any,
+    *,
+    target: str = DEFAULT_TARGET,
+    precision: str = "fp16",
+    inputs: Any = None,
+    tolerance: Any = None,
+    headroom: float = 4.0,
+    policy: str = "auto",
+    rules: Sequence[str | os.PathLike[str]] = (),
+    only: Sequence[str] = (),
+    disable: Sequence[str] = (),
+    min_shapes: Shapes | None = None,
+    opt_shapes: Shapes | None = None,
+    max_shapes: Shapes | None = None,
+    build: Mapping[str, Any] | None = None,
+    calibrate: bool = True,
+    surgery: str | None = None,
+    fuse: Sequence[str] = ("layernorm",),
+    verify: bool = True,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> PlannedModel:
+    """Decide the precision of a model for one build target, and predict the result.
+
+    Calibrates on the inputs, asks the rules, applies their repairs, types the graph, and simulates what comes out
+    against the FP32 model.
+
+    Args:
+      source: a path, a ModelProto or a `Model`.
+      target: see `precision_planner.planning.TARGETS`.
+      precision: "fp16" or "bf16".
+      inputs: as `planner --inputs`, arrays by name, or None: synthesized.
+      tolerance: {"sad": 1e-3}, or the command's ``[OUTPUT:]METRIC=VALUE`` strings.
+      headroom: keep what comes closer to the largest finite value than this factor.
+      policy: "auto", "rules" or "torch-amp".
+      rules: folders of further rules.
+      only: ids or tags of the only rules asked.
+      disable: ids or tags of rules not asked.
+      min_shapes: input -> smallest shape of the optimization profile.
+      opt_shapes: input -> usual shape.
+      max_shapes: input -> longest shape.
+      build: builder settings that replace the defaults: tf32, workspace_bytes, optimization_level, ...
+      calibrate: measure activation ranges (needs onnxruntime); without, only what holds without data is decided.
+      surgery: "FILE.py[:FUNCTION]", run first.
+      fuse: pattern kinds that become one node.
+      verify: run the fused and the typed model in onnxruntime.
+      progress: called with what is being done.
+      options: those of `rewrite`: keep_fp32, keep_bf16, only_low, keep_as, io_types, int32_inputs, weights, plugins.
+
+    Raises:
+      TargetError: no such target, or one that cannot express the precision.
+      PlanError: shapes that do not fit.
+    """
+    say = progress or (lambda text: None)
+    chosen = get_target(target)
+    _check_target(chosen, precision, options)
+    original = Model.load(source)
+    model = run_surgery(original, surgery) if surgery else original
+    bounds = parse_tolerances(tolerance)
+    data = load_inputs(inputs, model)
+    say("measuring activations" if calibrate else "reading weights")
+    choice = decide(
+        model,
+        data if calibrate else None,
+        precision=precision,
+        target=target,
+        headroom=headroom,
+        policy=policy,
+        rules=rules,
+        only=only,
+        disable=disable,
+        fuse=fuse,
+    )
+    say("typing the graph")
+    result = rewrite(
+        choice.model,
+        precision=precision,
+        fuse=fuse,
+        decisions=choice.decisions,
+        inputs=data.first() if verify else None,
+        verify=verify,
+        **options,
+    )
+    assert result.assignment is not None
+    built = result.typed if chosen.strong else _weak_model(choice.model, fuse, data if verify else None, options)
+    say("simulating the result")
+    difference = _predict(model, result, chosen, data, bounds)
+    golden = golden_cases(model, data)
+    return PlannedModel(
+        plan=PrecisionPlan(
+            model=_model_facts(original),
+            target=target,
+            typing=chosen.typing,
+            precision=precision,
+            nodes=_planned_nodes(result),
+            fusions=tuple(result.report["fused"]),
+            rejected=tuple(result.report["rejected"]),
+            repairs=choice.repairs,
+            weights=tuple(result.report["weights"]["changes"]),
+            casts=int(result.report["casts"]),
+            constraints=() if chosen.strong else _constraints(result, built),
+            interface=interface(built),
+            profiles=make_profiles(built, data, min_shapes, opt_shapes, max_shapes),
+            build={**BUILD_DEFAULTS, **(build or {})},
+            predicted={name: _metrics(output) for name, output in difference.outputs.items()},
+            tolerance=tuple({"output": b.output, "metric": b.metric, "bound": b.bound} for b in bounds),
+            inputs={"source": data.source, "synthesized": data.synthesised, "batches": len(golden)},
+            findings=tuple(finding.to_dict() for finding in choice.findings),
+            passed=difference.passed if bounds else None,
+        ),
+        model=built,
+        report=result.report,
+        golden=golden,
+        diff=difference,
+    )
+
+
+def _check_target(target: Target, precision: str, options: Mapping[str, Any]) -> None:
+    if precision not in ("fp16", "bf16"):
+        raise TargetError(f"a plan is for fp16 or bf16, not {precision!r}; planner rewrite --precision fp32 only fuses")
+    if precision == "bf16" and target.bf16_opset is None:
+        raise TargetError(f"{target.name} has no BF16; plan for fp16, or for tensorrt-10 and newer")
+    if options.get("keep_bf16") and target.bf16_opset is None:
+        raise TargetError(f"{target.name} has no BF16, so --keep-bf16 cannot be kept; use --keep-fp32")
+    if options.get("io_types", "keep") != "keep" and not target.strong:
+        raise TargetError(f"{target.name} is weakly typed: --io-types is for strongly typed targets")
+
+
+def _weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
+    """What a weakly typed build parses: FP32 types, with the fusions."""
+    result = rewrite(
+        model,
+        precision="fp32",
+        fuse=fuse,
+        int32_inputs=bool(options.get("int32_inputs")),
+        inputs=None if data is None else data.first(),
+        verify=data is not None,
+    )
+    return result.typed
+
+
+def _predict(model: Model, result: RewriteResult, target: Target, data: Inputs, bounds: Any) -> Diff:
+    """The difference between the FP32 model and what the build will compute, by simulation.
+
+    A typed graph is simulated as ONNX defines it. A weak build may round anywhere it likes: the simulation takes the
+    worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated.
+    """
+    assert result.assignment is not None
+    if target.strong:
+        return compare(model, result.typed, data, tolerance=bounds, names=result.report["names"], layers=False)
+    return compare(
+        model,
+        result.fused,
+        data,
+        simulate=result.report["precision"],
+        semantics="fused",
+        keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
+        tolerance=bounds,
+        names=result.report["names"],
+        layers=False,
+    )
+
+
+def _planned_nodes(result: RewriteResult) -> tuple[PlannedNode, ...]:
+    assignment = result.assignment
+    assert assignment is not None
+    index = GraphIndex(result.fused.proto)
+    planned = []
+    for scope, position, node in index.nodes():
+        identity = index.node_id(scope, position)
+        typing = assignment.nodes.get(identity)
+        if typing is None:
+            continue
+        decision = result.decisions.get(identity)
+        planned.append(
+            PlannedNode(
+                node=index.display(identity),
+                op_type=f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
+                scope=identity.scope,
+                output=identity.output,
+                precision=typing.compute,
+                keep_as=typing.keep_as or "",
+                reason=typing.reason,
+                rule=typing.rule,
+                evidence=dict(decision.evidence) if decision else {},
+            )
+        )
+    return tuple(planned)
+
+
+def _constraints(result: RewriteResult, built: Model) -> tuple[Constraint, ...]:
+    """What a weak build must be told: the nodes that a decision keeps in FP32.
+
+    A normalization kept as `compute` needs none: TensorRT computes INormalizationLayer in FP32 by default. Nor do
+    nodes that no type but FP32 fits: TensorRT knows these itself.
+    """
+    assert result.assignment is not None
+    index = GraphIndex(built.proto)
+    constraints = []
+    for typing in result.assignment.kept:
+        if not typing.decided or typing.keep_as == "compute":
+            continue
+        found = index.find(typing.node)
+        if found is None or found[0].kind != "main":
+            continue
+        node = found[0].nodes[found[1]]
+        constraints.append(Constraint(node.name, tuple(name for name in node.output if name)))
+    return tuple(constraints)
+
+
+def _model_facts(model: Model) -> dict[str, Any]:
+    index = GraphIndex(model.proto)
+    return {
+        "name": model.path.name if model.path else (model.proto.graph.name or "model"),
+        "opset": model.opset,
+        "nodes": sum(len(scope.nodes) for scope in index.scopes),
+        "weight_bytes": model.weight_bytes,
+    }
+
+
+def interface(model: Model) -> dict[str, dict[str, Any]]:
+    """{inputs, outputs}: name -> {dtype, shape}, symbolic dimensions by name, unknown ones as None."""
+    from precision_planner.model.types import from_type_proto
+
+    def facts(info: Any) -> dict[str, Any]:
+        value = from_type_proto(info.type)
+        return {"dtype": type_name(value.elem_type), "shape": None if value.shape is None else list(value.shape)}
+
+    graph = model.proto.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    return {
+        "inputs": {info.name: facts(info) for info in graph.input if info.name not in initializers},
+        "outputs": {info.name: facts(info) for info in graph.output},
+    }
+
+
+def _metrics(output: OutputDiff) -> dict[str, Any]:
+    return {name: output.get(name) for name in ("sad", "max_abs", "mean_abs", "rel_l2", "cosine", "top1")} | {
+        "sad_mean": output.sad_mean,
+        "nonfinite": output.nonfinite,
+    }
+
+
+def golden_cases(model: Model, data: Inputs, limit: int = MAX_GOLDEN) -> tuple[GoldenCase, ...]:
+    """What the FP32 model answers to the first batches, with onnxruntime's optimizations off."""
+    cases: list[GoldenCase] = []
+    with Session(model) as session:
+        for number, batch in enumerate(data):
+            if number == limit:
+                break
+            name = data.labels[number] if number < len(data.labels) else f"batch-{number}"
+            cases.append(GoldenCase(_file_name(name, number), batch, session.run(batch)))
+    return tuple(cases)
+
+
+def _file_name(label: str, number: int) -> str:
+    plain = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in Path(label).stem)
+    return plain.strip("-") or f"batch-{number}"
+
+
+def make_profiles(
+    model: Model,
+    data: Inputs,
+    smallest: Shapes | None = None,
+    usual: Shapes | None = None,
+    longest: Shapes | None = None,
+) -> dict[str, Profile]:
+    """The optimization profile of every input with free dimensions.
+
+    What is not given comes from the data: the usual shape is the first batch's (of synthesized data the one called
+    usual), the longest holds every batch. The smallest is what synthesis takes for the smallest, or less where the
+    data has less; a free first axis may be 1.
+
+    Raises:
+      PlanError: a shape names no dynamic input, has another rank, or contradicts a fixed dimension or the others.
+    """
+    specs = {spec.name: spec for spec in input_specs(model) if spec.is_dynamic}
+    for given in (smallest, usual, longest):
+        for name, shape in (given or {}).items():
+            _check_shape(name, shape, specs)
+    if not specs:
+        return {}
+    seen = [{name: np.shape(batch[name]) for name in specs} for batch in data]
+    labels = list(data.labels)
+    typical = seen[labels.index("usual")] if "usual" in labels else seen[0]
+    made_up = [{name: np.shape(batch[name]) for name in specs} for batch in _synthesized(model)]
+    profiles = {}
+    for name, spec in specs.items():
+        floor = np.min([shapes[name] for shapes in (*seen, *made_up)], axis=0)
+        if spec.shape and not isinstance(spec.shape[0], int):
+            floor[0] = min(floor[0], 1)
+        ceiling = np.max([shapes[name] for shapes in seen], axis=0)
+        low = _shape((smallest or {}).get(name, floor))
+        opt = _shape((usual or {}).get(name, typical[name]))
+        high = _shape((longest or {}).get(name, np.maximum(ceiling, opt)))
+        if not usual or name not in usual:
+            opt = _shape(np.clip(opt, low, high))
+        if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
+            raise PlanError(
+                f"the shapes of input '{name}' are not in order: smallest {list(low)}, usual {list(opt)}, longest "
+                f"{list(high)}; give --minShapes, --optShapes and --maxShapes that are"
+            )
+        profiles[name] = Profile(low, opt, high)
+    return profiles
+
+
+def _synthesized(model: Model) -> list[Mapping[str, np.ndarray]]:
+    from precision_planner.errors import InputsError
+
+    try:
+        return list(synthesise(model))
+    except InputsError:  # nothing can be made up for this model: the data given is all that is known
+        return []
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)
+
+
+def _check_shape(name: str, shape: Sequence[int], specs: Mapping[str, Any]) -> None:
+    if name not in specs:
+        known = ", ".join(specs) or "none"
+        raise PlanError(f"shapes are given for '{name}', but the inputs with free dimensions are: {known}")
+    dims = specs[name].shape
+    if dims is not None and (
+        len(dims) != len(shape)
+        or any(isinstance(dim, int) and dim != size for dim, size in zip(dims, shape, strict=True))
+    ):
+        raise PlanError(f"shape {'x'.join(map(str, shape))} does not fit input {specs[name]}")
