@@ -45,6 +45,10 @@ _EXACT: dict[int, set[int]] = {
 """Element type -> the wider types that hold its every value."""
 
 
+CAST_OPSET = 13
+"""What a model that imports no default domain gets, so that it can hold a Cast (to bfloat16 too)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
     """How an assignment is written.
@@ -134,8 +138,8 @@ class _Writer:
             self._retype(scope, position, node)
         self.constants.write()
         removed = self._dead_casts()
-        is_sorted = self._rebuild(removed)
         update_annotations(self.index, self.assignment, self.stored_name, self.added)
+        is_sorted = self._rebuild(removed)
         weights = self.constants.store()
         return ConvertResult(
             self.model.with_proto(self.proto, weights),
@@ -377,13 +381,18 @@ class _Writer:
             copies = [_copy(node) for node in nodes]
             del container.node[:]
             container.node.extend(copies)
-            if (
-                scope.kind == "function"
-                and casts
-                and not any(e.domain in ("", "ai.onnx") for e in container.opset_import)
-            ):
-                container.opset_import.add(domain="", version=self.model.opset)
+            if casts:
+                self._import_default_domain(scope)
         return was_sorted
+
+    def _import_default_domain(self, scope: Scope) -> None:
+        """A Cast needs the default domain, which a function or a model of custom operators may not import."""
+        while scope.parent is not None:
+            scope = scope.parent
+        function = scope.container if isinstance(scope.container, onnx.FunctionProto) else None
+        imports = self.proto.opset_import if function is None else function.opset_import
+        if not any(entry.domain in ("", "ai.onnx") for entry in imports):
+            imports.add(domain="", version=self.model.opset if self.model.opset > 1 else CAST_OPSET)
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:

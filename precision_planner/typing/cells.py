@@ -19,7 +19,7 @@ from typing import Literal
 
 from onnx import TensorProto
 
-Kind = Literal["fixed", "moves", "cast", "compares"]
+Kind = Literal["fixed", "moves", "cast", "compares", "state"]
 
 _BITS: dict[int, int] = {
     TensorProto.FLOAT16: 1,
@@ -35,7 +35,8 @@ class Cell:
 
     Attributes:
       kind: fixed; moves (a flexible cell); cast (a flexible cell whose input may have any type); compares (makes no
-        float, and is exact in the type its operands have).
+        float, and is exact in the type its operands have); state (what a loop carries: wide only where its body makes
+        it wide too, so that no Cast runs in every iteration).
       element: the chosen type, 0 while open.
       allowed: the element types that every slot of the cell takes.
       reason: why it is not low.
@@ -159,6 +160,8 @@ class Cells:
         source = cell.source or wide  # constants alone: exact in any type
         if cell.kind == "cast":
             source = wide
+        if cell.kind == "state" and source & ~wide:
+            source &= ~wide
         need = cell.need
         if source & wide and need & wide:
             chosen = self.wide

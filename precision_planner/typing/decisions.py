@@ -68,7 +68,7 @@ class TypingOptions:
       io_types: "keep", "low", or "low=GLOB,GLOB": which floats of the interface become low.
       keep_as: how kept normalizations are kept where their `Decision` does not say.
       plugins: op type of a custom or plugin node -> its types; FP32 for those not named.
-      loadable: keep in FP32 what onnxruntime's CPU provider cannot load in the low type.
+      loadable: keep in FP32 what onnxruntime or TensorRT refuses in the low type although its schema allows it.
     """
 
     precision: Precision = "fp16"
