@@ -49,6 +49,8 @@ class LayerComparison:
         movers = {name for node in graph.node if node.op_type in MOVERS for name in node.output}
         self._plain = {a: b for a, b in self._pairs.items() if a not in movers or a in self._outputs}
         self._found: Metrics = {}
+        fmt = FORMATS.get(candidate.precision)
+        self._limit = math.inf if fmt is None else fmt.max_finite
 
     @property
     def covers_outputs(self) -> bool:
@@ -86,8 +88,6 @@ class LayerComparison:
         """One entry a compared value, in the reference's topological order, the worst over the batches."""
         index = GraphIndex(sorted_copy(self._model.proto))
         stored = {} if self._cand.simulation is None else self._cand.simulation.stored
-        fmt = FORMATS.get(self._cand.precision)
-        limit = math.inf if fmt is None else fmt.max_finite
         captured: dict[int, list[str]] = {}
         for value, uses in index.main.captures.items():
             for body, _ in uses:
@@ -102,17 +102,26 @@ class LayerComparison:
                 if metrics is None:
                     error[name] = inherited  # only the reference has it: its readers inherit what it inherits
                     continue
-                clamped = metrics.ref_amax > limit and not metrics.new_nonfinite and math.isfinite(metrics.rel_l2)
                 lost = metrics.new_nonfinite or math.isnan(metrics.rel_l2)
-                error[name] = 0.0 if clamped else math.inf if lost else metrics.rel_l2
-                kind = _STORED.get(stored.get(((), self._pairs[name]), 0), "fp32")
+                error[name] = math.inf if lost else metrics.rel_l2
                 layers.append(
                     LayerDiff(
-                        name, self._pairs[name], display_name(node), node.op_type, position, inherited, kind, metrics,
-                        clamped,
+                        value=name,
+                        candidate_value=self._pairs[name],
+                        node=display_name(node),
+                        op_type=node.op_type,
+                        position=position,
+                        inherited=inherited,
+                        read_amax=max((self._amax(value) for value in read), default=0.0),
+                        stored=_STORED.get(stored.get(((), self._pairs[name]), 0), "fp32"),
+                        metrics=metrics,
                     )
                 )
         return tuple(layers)
+
+    def _amax(self, value: str) -> float:
+        found = self._found.get(value)
+        return 0.0 if found is None else found.ref_amax
 
     def _pass(self, pairs: Mapping[str, str], inputs: Inputs, step: Progress, gathered: Gathered | None) -> None:
         if not pairs:
@@ -127,7 +136,7 @@ class LayerComparison:
                         if name in wanted:
                             outputs[name] = (a, b)
                         if a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
-                            found[name] = quick_metrics(a, b)
+                            found[name] = quick_metrics(a, b, self._limit)
                 except ModelError as error:
                     if not inputs.synthesised:
                         raise

@@ -110,10 +110,9 @@ class LayerDiff:
       op_type: that node's.
       position: its place in topological order.
       inherited: the largest relative error among what the node reads; what it adds itself shows in the ratio.
+      read_amax: the largest magnitude in the reference among the compared values that the node reads.
       stored: the type it is stored in by the candidate ("fp16", "bf16" or "fp32").
       metrics: the worst over the batches.
-      clamped: beyond the format in the reference, and finite in the candidate: a mask of -3.4e38 that became -65504
-        is wrong by all of itself, and the softmax behind it by nothing. Such errors are not inherited.
     """
 
     value: str
@@ -122,9 +121,9 @@ class LayerDiff:
     op_type: str
     position: int
     inherited: float
+    read_amax: float
     stored: str
     metrics: QuickMetrics
-    clamped: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -136,7 +135,6 @@ class LayerDiff:
             "position": self.position,
             "inherited": json_number(self.inherited),
             "stored": self.stored,
-            "clamped": self.clamped,
             **self.metrics.to_dict(),
         }
 

@@ -53,9 +53,9 @@ def find_first_divergence(
 
     Damage: the value is not finite where the reference is, or its relative error is past 8 roundings of its type and
     `JUMP` times the largest error among what the node read. It reaches an output if values past 8 roundings lead
-    from it there. Failing that, the first damage at all, where an output is wrong; failing that too, the first value
-    past 64 roundings. None where nothing is. Clamped values (`LayerDiff.clamped`) are no damage: what they do shows
-    in the first value made from them that the format could hold.
+    from it there. Failing that, the first damage at all where an output is wrong, or the first gross one (what
+    stands behind it may cancel it on these inputs alone); failing that too, the first value past 64 roundings. None
+    where nothing is.
 
     Args:
       layers: in topological order.
@@ -71,17 +71,23 @@ def find_first_divergence(
     damaged = [layer for layer in layers if _is_damage(layer, floor)]
     wrong_output = any(layer.value in outputs and not layer.metrics.rel_l2 <= floor for layer in layers)
     found = next((layer for layer in damaged if layer.value in reaching), None)
-    if found is None and (wrong_output or precision not in FORMATS):
-        found = next(iter(damaged), None)
+    if found is None:
+        found = next((layer for layer in damaged if wrong_output or _is_gross(layer)), None)
     if found is not None:
         return _divergence(found, precision, entries, "jump")
     drifted = next((layer for layer in layers if layer.metrics.rel_l2 > drift and layer.value in reaching), None)
     return None if drifted is None else _divergence(drifted, precision, entries, "drift")
 
 
+def _is_gross(layer: LayerDiff) -> bool:
+    """Damage that cancellation does not explain: large beside what the node read, not only beside its result."""
+    found = layer.metrics
+    return not found.rel_l2 <= 0.05 and not found.max_abs <= 0.01 * max(layer.read_amax, found.ref_amax)
+
+
 def _is_damage(layer: LayerDiff, floor: float) -> bool:
     error = layer.metrics.rel_l2
-    if layer.clamped or math.isinf(layer.inherited) or math.isnan(layer.inherited):
+    if math.isinf(layer.inherited) or math.isnan(layer.inherited):
         return False
     return layer.metrics.new_nonfinite > 0 or math.isnan(error) or (error > floor and error > JUMP * layer.inherited)
 

@@ -17,6 +17,12 @@ from precision_planner.numerics.metrics import json_number
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+MASK = 1e30
+"""Finite magnitudes past this are masks (float32's smallest value and the like), not data."""
+
+MASKED = 1e3
+"""What a mask may become and still mask: exp(-1e3) is 0 in every float type. Rewrites give it headroom."""
+
 BLOCK = 1 << 16
 """Elements of a block: three float32 blocks stay in a core's cache."""
 
@@ -28,6 +34,7 @@ class QuickMetrics:
     Attributes:
       ref_amax: the largest finite magnitude in the reference.
       new_nonfinite: elements that are not finite in the candidate alone.
+      masked: elements left out, see `quick_metrics`.
       shapes: both shapes where they differ ("[2, 3] and [3, 2]"); every distance is infinite then.
     """
 
@@ -40,6 +47,7 @@ class QuickMetrics:
     new_nonfinite: int
     ref_amax: float
     elements: int
+    masked: int = 0
     shapes: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,21 +55,27 @@ class QuickMetrics:
         return {name: json_number(getattr(self, name)) for name in self.__slots__}
 
 
-def quick_metrics(reference: Array, candidate: Array) -> QuickMetrics:
+def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -> QuickMetrics:
     """Compare two tensors of one shape.
 
-    Elements that are the same without being finite (masks of -inf) count as equal. Where anything else is not
-    finite, the exact metrics are taken.
+    Elements that are the same without being finite (masks of -inf) count as equal. So do masks, which would drown
+    every other difference: elements past `MASK` in the reference that are past `MASKED` (or infinite) in the candidate, and
+    elements past `limit` that the candidate clamped to it.
+
+    Args:
+      reference: what is right.
+      candidate: what is judged.
+      limit: the largest finite value of the candidate's type.
     """
     a, b = np.asarray(reference), np.asarray(candidate)
     if a.shape != b.shape:
         inf = math.inf
         shapes = f"{list(a.shape)} and {list(b.shape)}"
-        return QuickMetrics(inf, inf, inf, inf, 0.0, 0, 0, _amax(a), int(a.size), shapes)
+        return QuickMetrics(inf, inf, inf, inf, 0.0, 0, 0, _amax(a), int(a.size), 0, shapes)
     if a.dtype.kind in "biu" and b.dtype.kind in "biu" and np.array_equal(a, b):
         return _same(a)
     if a.dtype != np.float32 or b.dtype != np.float32 or not a.size:
-        return _exact(a, b)
+        return _exact(a, b, limit)
     rows = a.shape[0] if a.ndim else 1
     flat_a, flat_b = np.ascontiguousarray(a).reshape(rows, -1), np.ascontiguousarray(b).reshape(rows, -1)
     size = flat_a.shape[1]
@@ -82,8 +96,8 @@ def quick_metrics(reference: Array, candidate: Array) -> QuickMetrics:
                 row_sums[top : top + step_rows] += delta.sum(axis=1)  # pairwise, so float32 is enough for a block
                 worst = max(worst, float(delta.max()))
                 ref_amax = max(ref_amax, float(x.max()), -float(x.min()))
-    if not (math.isfinite(dd) and math.isfinite(aa)):
-        return _exact(a, b)
+    if not (math.isfinite(dd) and math.isfinite(aa)) or ref_amax > min(limit, MASK):
+        return _exact(a, b, limit)
     bb = max(0.0, aa + 2 * ad + dd)
     return QuickMetrics(
         max_abs=worst,
@@ -103,19 +117,36 @@ def _same(a: Array) -> QuickMetrics:
     return QuickMetrics(0.0, 0.0, 0.0, 0.0, 1.0, 0, 0, size, int(a.size))
 
 
-def _exact(a: Array, b: Array) -> QuickMetrics:
-    numeric = a.dtype.kind not in "OUS"
+def _exact(a: Array, b: Array, limit: float) -> QuickMetrics:
+    if a.dtype.kind in "OUS":
+        off = metrics.max_abs(a, b)
+        return QuickMetrics(off, metrics.mean_abs(a, b), metrics.sad(a, b), off, 1.0 - off, 0, 0, 0.0, int(a.size))
+    amax, nonfinite = _amax(a), metrics.nonfinite(b)
+    a, b, masked = _unmask(a, b, limit)
     return QuickMetrics(
         max_abs=metrics.max_abs(a, b),
         mean_abs=metrics.mean_abs(a, b),
         sad=metrics.sad(a, b),
-        rel_l2=metrics.rel_l2(a, b) if numeric else metrics.max_abs(a, b),
-        cosine=metrics.cosine(a, b) if numeric else 1.0 - metrics.max_abs(a, b),
-        nonfinite=metrics.nonfinite(b),
-        new_nonfinite=_new_nonfinite(a, b) if numeric else 0,
-        ref_amax=_amax(a) if numeric else 0.0,
+        rel_l2=metrics.rel_l2(a, b),
+        cosine=metrics.cosine(a, b),
+        nonfinite=nonfinite,
+        new_nonfinite=_new_nonfinite(a, b),
+        ref_amax=amax,
         elements=int(a.size),
+        masked=masked,
     )
+
+
+def _unmask(a: Array, b: Array, limit: float) -> tuple[Array, Array, int]:
+    """Both with masks and clamped elements set to 0, and how many those are."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        same_side = np.sign(x) == np.sign(y)
+        is_mask = (np.abs(x) > MASK) & np.isfinite(x) & (np.abs(y) >= MASKED)
+        is_clamped = (np.abs(x) > limit) & np.isfinite(x) & (np.abs(y) <= limit) & (np.abs(y) > 0.5 * limit)
+    out = same_side & (is_mask | is_clamped)
+    x[out], y[out] = 0.0, 0.0
+    return x, y, int(out.sum())
 
 
 def _new_nonfinite(a: Array, b: Array) -> int:

@@ -122,9 +122,7 @@ def _growth(data: Mapping[str, Any], console: Console) -> None:
     """The values whose node multiplied the error most."""
     from rich.table import Table
 
-    layers = [
-        layer for layer in data.get("layers", ()) if as_float(layer["rel_l2"]) > 0 and not layer.get("clamped")
-    ]
+    layers = [layer for layer in data.get("layers", ()) if as_float(layer["rel_l2"]) > 0]
     if not layers:
         return
 
