@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from precision_planner.analysis.weights import weights_census
+from precision_planner.analysis.weights import Weights, weights_census
 from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.model.inputs import Inputs
 from precision_planner.patterns import find_patterns
 from precision_planner.rules import Evidence
 from precision_planner.rules.evidence import DEFAULT_HEADROOM, DEFAULT_TARGET, RangeLike, ValueKey
 
-__all__ = ["collect_evidence"]
+__all__ = ["collect_evidence", "measure"]
 
 
 def collect_evidence(
@@ -22,7 +22,20 @@ def collect_evidence(
     target: str = DEFAULT_TARGET,
     headroom: float = DEFAULT_HEADROOM,
 ) -> Evidence:
-    """Measure a model.
+    """Measure a model; see `measure`."""
+    return measure(model, inputs=inputs, precision=precision, target=target, headroom=headroom)[0]
+
+
+def measure(
+    model: Model,
+    *,
+    inputs: Inputs | None = None,
+    precision: str = "fp16",
+    target: str = DEFAULT_TARGET,
+    headroom: float = DEFAULT_HEADROOM,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Evidence, Weights]:
+    """Measure a model: what the rules are given, and the census that it was taken from.
 
     Args:
       model: in FP32.
@@ -31,23 +44,25 @@ def collect_evidence(
       precision: "fp16" or "bf16".
       target: the build target's name.
       headroom: see `Evidence`.
+      progress: told the bytes of weights read since the last call.
     """
     index = GraphIndex(model.proto)
     types = infer_types(model, index)
     matches = find_patterns(model, index=index, types=types)
-    census = weights_census(model, index, matches, precision=precision)
-    return Evidence(
+    weights = weights_census(model, index, matches, precision=precision, progress=progress)
+    evidence = Evidence(
         model,
         index,
         types,
         matches,
-        census.by_key(),
+        weights.by_key(),
         _ranges(model, inputs),
         synthesized=inputs is not None and inputs.synthesised,
         precision=precision,
         target=target,
         headroom=headroom,
     )
+    return evidence, weights
 
 
 def _ranges(model: Model, inputs: Inputs | None) -> Mapping[ValueKey, RangeLike] | None:

@@ -74,6 +74,14 @@ class ValueBits:
             format(self.fraction, f"0{fmt.fraction_bits}b"),
         )
 
+    def _repr_html_(self) -> str:
+        sign, exponent, fraction = self.fields
+        return (
+            f"<code>{self.format} {self.hex}&nbsp; <span style='color:#b55a5a'>{sign}</span> "
+            f"<span style='color:#3b6fb6'>{exponent}</span> <span style='color:#6a9f58'>{fraction}</span>"
+            f"&nbsp; = {self.decoded:.9g}</code> {self.kind}, {self.outcome}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinities and NaN as the strings "inf", "-inf" and "nan"."""
         out = {**asdict(self), "hex": self.hex}

@@ -1,8 +1,7 @@
-"""The census of float32 values, by whole-array operations that numpy vectorizes and runs without the GIL.
+"""The census of float32 values, by whole-array operations that numpy vectorizes.
 
-Two kernels share the work. `CountKernel` knows the classes, the range and the exponents; it makes few, long calls.
-`ErrorKernel` knows the norm and the rounding errors; it takes a block apart while it lies in a core's cache, in many
-short calls. Run at the same time they use two cores without fighting over the GIL, as two threads of short calls do.
+`CountKernel` knows the classes, the range and the exponents, in few passes over long spans. `ErrorKernel` knows the
+norm and the rounding errors; it needs many passes and takes a block apart while it lies in the core's own cache.
 
 What one comparison of the magnitude bits singles out (zeros and everything below FP16's normal range, seldom many) is
 gathered and looked at closely. Magnitudes of 65520 or more, infinities and NaN go the plain way of
@@ -22,13 +21,13 @@ from precision_planner.numerics.totals import FormatTotals, Totals, add_small, a
 __all__ = ["BLOCK", "TASK", "CountKernel", "ErrorKernel", "Tiny", "add_large"]
 
 TASK = 1 << 20
-"""Elements handed from one kernel to the other at a time."""
+"""Elements that one kernel takes and then the other."""
 
 SPAN = 1 << 19
-"""Elements in one call of the count kernel: long enough that taking the lock costs nothing beside it."""
+"""Elements in one pass of the count kernel: measured, longer and shorter ones are slower."""
 
 BLOCK = 1 << 15
-"""Elements in one call of the error kernel: its temporaries fit a core's second-level cache."""
+"""Elements in one pass of the error kernel: its temporaries fit a core's second-level cache."""
 
 ROW = 1 << 11
 """Elements in one dot product: so few that its float32 sum is good to 1e-6, and that no BLAS starts threads for it."""

@@ -113,9 +113,9 @@ def float32_arrays(draw: st.DrawFn) -> np.ndarray:
 
 
 @settings(max_examples=25)
-@given(float32_arrays(), st.lists(st.integers(0, 70000), max_size=2), st.integers(1, 2))
-def test_any_float32_in_any_pieces(x: np.ndarray, sizes: list[int], workers: int) -> None:
-    check(census(pieces(x, sizes), x.dtype, workers=workers), x)
+@given(float32_arrays(), st.lists(st.integers(0, 70000), max_size=2))
+def test_any_float32_in_any_pieces(x: np.ndarray, sizes: list[int]) -> None:
+    check(census(pieces(x, sizes), x.dtype), x)
     want = oracle.count(x, "fp16")
     got = count_classes(pieces(x, sizes))
     assert asdict(want) == {
@@ -147,13 +147,12 @@ def test_float64_extremes_do_not_leave_float64() -> None:
     assert (stats.fp16.rel_error, stats.fp16.lost_norm, stats.min_abs) == (1.0, 1.0, 5e-324)
 
 
-def test_large_tensor_on_two_threads() -> None:
+def test_a_tensor_of_several_tasks() -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal(TASK + 12345).astype(np.float32) * np.float32(0.03)
     x[TASK + 5] = 7e4
     x[17] = -np.inf
-    check(census(x, workers=2), x)
-    assert census(x, workers=2) == census(x, workers=1)
+    check(census(x), x)
 
 
 def test_unaligned_bytes_of_a_file() -> None:
