@@ -51,8 +51,15 @@ def _action(value: Any, match: MatchSpec, path: Path, line: int) -> ActionSpec:
     when = None
     if "when" in options:
         when = read_clause(options["when"], match.subject, path, clause_line(options, "when"))
+    keep_as = ""
+    if "as" in options:
+        from precision_planner.rules.schema import choice
+
+        if kind != "keep_fp32":
+            raise fail(path, options.lines["as"], "'as' belongs to keep_fp32")
+        keep_as = choice(options, "as", ("compute", "island"), path)
     repair, parameters = _repair(kind, options, path, line)
-    return ActionSpec(kind, nodes, repair, parameters, when)
+    return ActionSpec(kind, nodes, repair, parameters, keep_as, when)
 
 
 def _nodes(options: Mapping, match: MatchSpec, path: Path) -> tuple[NodeSet, ...]:
@@ -92,7 +99,7 @@ def _repair(kind: str, options: Mapping, path: Path, line: int) -> tuple[str, di
 
     needs_repair = kind in REWRITE_KINDS and kind != "fuse"
     if not needs_repair:
-        check_keys(options, ("nodes", "when"), path, f"'{kind}'")
+        check_keys(options, ("nodes", "when", *(("as",) if kind == "keep_fp32" else ())), path, f"'{kind}'")
         return "", {}
     name = options.get("repair")
     fitting = [repair.name for repair in REPAIRS.values() if repair.kind == kind]

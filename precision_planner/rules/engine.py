@@ -148,6 +148,7 @@ def _ask(
         severity=severity,
         repair=chosen.repair,
         parameters=chosen.parameters,
+        keep_as=chosen.keep_as,
         match=subject.match,
         scope=subject.scope.path,
         value=subject.value,
@@ -180,7 +181,7 @@ def _ask(
 def needs_data(subject: str, name: str) -> bool:
     """Whether a fact of a subject can only be known from calibration data (a constant's facts never need it)."""
     fact = registry.find_fact(subject, name)
-    return fact is not None and fact.data and not name.startswith("constant.")
+    return fact is not None and fact.data and not name.startswith(("constant.", "constants."))
 
 
 def lookup_is_constant(world: World, subject: Subject, name: str) -> bool:

@@ -39,6 +39,14 @@ class RangeLike(Protocol):
     def amin(self) -> float | None:
         """The smallest magnitude above zero, None if there is none."""
 
+    @property
+    def minimum(self) -> float:
+        """The smallest value."""
+
+    @property
+    def maximum(self) -> float:
+        """The largest value."""
+
 
 class FactSource(Protocol):
     """What the engine reads; `Evidence` is one."""

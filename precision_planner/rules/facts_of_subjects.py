@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from onnx import AttributeProto
+from onnx import AttributeProto, numpy_helper
 
 from precision_planner.rules.clauses import FactValue
 from precision_planner.rules.facts import SUBJECTS, subject_fact
 from precision_planner.rules.lengths import reduction
+from precision_planner.rules.nodesets import upstream_of
 
 if TYPE_CHECKING:
     from precision_planner.rules.evidence import Subject
     from precision_planner.rules.world import World
+
+
+def _attribute(subject: Subject, name: str) -> Any:
+    assert subject.match is not None
+    return subject.match.attributes.get(name)
 
 
 @subject_fact(*SUBJECTS, type="text")
@@ -111,6 +117,54 @@ def same_inputs(world: World, subject: Subject) -> FactValue:
     return len(subject.node.input) == 2 and subject.node.input[0] == subject.node.input[1]
 
 
+@subject_fact("node", type="flag")
+def has_constant(world: World, subject: Subject) -> FactValue:
+    """Whether any of its inputs is a constant."""
+    assert subject.node is not None
+    return any(world.constant_tensor(subject.scope, name) is not None for name in subject.node.input if name)
+
+
+@subject_fact("node", type="set")
+def upstream(world: World, subject: Subject) -> FactValue:
+    """Op types of the arithmetic that leads to its inputs (what the node set `upstream` covers)."""
+    nodes = (subject.scope.nodes[position] for position in upstream_of(world, subject, ""))
+    return frozenset(node.op_type for node in nodes)
+
+
+@subject_fact("node", type="flag")
+def starts_softplus(world: World, subject: Subject) -> FactValue:
+    """Whether it is the Exp of log(1 + exp(x)), each step read by the next alone."""
+    assert subject.node is not None
+    scope, value = subject.scope, subject.node.output[0]
+    for op_type in ("Add", "Log"):
+        uses = scope.consumers(value)
+        if len(uses) != 1 or scope.is_read_elsewhere(value, {uses[0].position}):
+            return False
+        node = scope.nodes[uses[0].position]
+        if node.op_type != op_type or (op_type == "Add" and world.number(scope, node.input[1 - uses[0].slot]) != 1):
+            return False
+        value = node.output[0]
+    return subject.node.op_type == "Exp"
+
+
+@subject_fact("pattern", type="number", unit="keys")
+def keys(world: World, subject: Subject) -> FactValue:
+    """Of an attention: over how many keys its softmax runs; unknown where that is symbolic."""
+    softmax = _attribute(subject, "softmax")
+    place = world.source.index.find(softmax) if softmax is not None else None
+    return None if place is None else reduction(world, place[0], place[0].nodes[place[1]])
+
+
+@subject_fact("node", type="number", unit="value")
+def fill_value(world: World, subject: Subject) -> FactValue:
+    """What a ConstantOfShape fills with (0 where it does not say); unknown for other operators."""
+    assert subject.node is not None
+    if subject.node.op_type != "ConstantOfShape":
+        return None
+    tensor = next((attribute.t for attribute in subject.node.attribute if attribute.name == "value"), None)
+    return 0.0 if tensor is None else float(numpy_helper.to_array(tensor).reshape(-1)[0])
+
+
 @subject_fact("node", "pattern", type="number", unit="value")
 def epsilon(world: World, subject: Subject) -> FactValue:
     """Its epsilon: the attribute of a native normalization, what a decomposed one adds; unknown where it has none."""
@@ -160,11 +214,30 @@ def reason(world: World, subject: Subject) -> FactValue:
 
 
 @subject_fact("pattern", type="flag")
-def trailing_axes(world: World, subject: Subject) -> FactValue:
-    """Whether it normalizes the last axes; unknown where the rewrite is not proven."""
-    assert subject.match is not None
-    rewrite = subject.match.rewrite
-    return None if rewrite is None else rewrite.trailing
+def channels_first(world: World, subject: Subject) -> FactValue:
+    """Whether it normalizes an axis that is not the last, so that one node needs a pair of Transposes."""
+    return bool(_attribute(subject, "channels_first"))
+
+
+@subject_fact("pattern", type="text")
+def approximation(world: World, subject: Subject) -> FactValue:
+    """Of a GELU: erf, tanh or sigmoid; unknown for other patterns."""
+    found = _attribute(subject, "approximate")
+    return None if found is None else str(found)
+
+
+@subject_fact("pattern", type="number", unit="value")
+def mask_value(world: World, subject: Subject) -> FactValue:
+    """Of a softmax or attention: the lowest number in its mask; unknown where it has none or is computed."""
+    found = _attribute(subject, "mask_value")
+    return None if found is None else float(found)
+
+
+@subject_fact("pattern", type="text")
+def scale_position(world: World, subject: Subject) -> FactValue:
+    """Of an attention or its scaling: whether the scale stands before or after the product of Q and K, or none."""
+    found = _attribute(subject, "position") or _attribute(subject, "scale_position")
+    return None if found is None else str(found)
 
 
 @subject_fact("pattern", type="set")

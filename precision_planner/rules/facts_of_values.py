@@ -28,6 +28,20 @@ def amin(world: World, scope: Scope, value: str) -> FactValue:
     return None if extremes is None else extremes[0]
 
 
+@value_fact(type="number", unit="value", data=True, combine=min)
+def minimum(world: World, scope: Scope, value: str) -> FactValue:
+    """The smallest value, sign and all."""
+    bounds = world.bounds(scope, value)
+    return None if bounds is None else bounds[0]
+
+
+@value_fact(type="number", unit="value", data=True)
+def maximum(world: World, scope: Scope, value: str) -> FactValue:
+    """The largest value, sign and all."""
+    bounds = world.bounds(scope, value)
+    return None if bounds is None else bounds[1]
+
+
 @value_fact(type="number", unit="factor", data=True, combine=min)
 def headroom(world: World, scope: Scope, value: str) -> FactValue:
     """Largest finite value / amax; 65504/amax in FP16. Unknown where all is zero."""

@@ -27,6 +27,7 @@ class Action:
       severity: of the finding.
       repair: the name of the repair, for rewrites but `fuse`.
       parameters: of the repair.
+      keep_as: for keep_fp32, "compute", "island", or "" for what costs least.
       match: for a subject that is a pattern.
       scope: path of the subject's scope.
       value: the tensor or input, for a subject that is one.
@@ -43,6 +44,7 @@ class Action:
     severity: str = "warning"
     repair: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    keep_as: str = ""
     match: Match | None = field(default=None, repr=False)
     scope: tuple[str, ...] = ()
     value: str = ""

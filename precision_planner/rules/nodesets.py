@@ -12,7 +12,7 @@ from precision_planner.rules.positions import walk_up
 from precision_planner.rules.rule import NodeSet
 from precision_planner.rules.world import TRANSPARENT, World
 
-__all__ = ["NODE_SETS", "resolve_nodes"]
+__all__ = ["NODE_SETS", "resolve_nodes", "upstream_of"]
 
 Place = tuple[Scope, int]
 
@@ -180,6 +180,11 @@ def _normalizations(world: World, subject: Subject, role: str) -> list[Place]:
 
 
 def _upstream(world: World, subject: Subject, role: str) -> list[Place]:
+    return [(subject.scope, position) for position in upstream_of(world, subject, role)]
+
+
+def upstream_of(world: World, subject: Subject, role: str) -> list[int]:
+    """Positions of the float arithmetic that leads to a subject's inputs; see `NODE_SETS`."""
     scope = subject.scope
     values = [name for name in _inputs(world, subject, role) if world.is_activation(scope, name)]
 
@@ -193,7 +198,7 @@ def _upstream(world: World, subject: Subject, role: str) -> list[Place]:
         # an integer op ends the walk: it has no precision
         return world.is_activation(scope, node.output[0])
 
-    return [(scope, position) for position in walk_up(scope, values, enter)]
+    return walk_up(scope, values, enter)
 
 
 _SETS: dict[str, Callable[[World, Subject, str], list[Place]]] = {

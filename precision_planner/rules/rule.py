@@ -72,6 +72,7 @@ class ActionSpec:
       nodes: what it covers.
       repair: for rewrites but `fuse`, the name of the repair.
       parameters: of the repair.
+      keep_as: for keep_fp32, "compute", "island", or "" for what costs least.
       when: this alternative is taken only where the clause is true; None: always.
     """
 
@@ -79,6 +80,7 @@ class ActionSpec:
     nodes: tuple[NodeSet, ...] = (NodeSet("subject"),)
     repair: str = ""
     parameters: dict[str, Any] = field(default_factory=dict, hash=False)
+    keep_as: str = ""
     when: Clause | None = None
 
 

@@ -23,9 +23,11 @@ TRANSPARENT = frozenset(
     {"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Dropout"}
 )
 """Ops that hand their first input on, value by value."""
-SPECIAL_ROLES = ("output", "inputs", "inside", "constant", "variable")
+SPECIAL_ROLES = ("output", "inputs", "inside", "constant", "constants", "variable", "denominator", "scores")
 """output: the (first) output; inputs: all float inputs that are no constants; inside: all outputs of a pattern's nodes
-but the last; constant: the one constant input of a node; variable: its one other input."""
+but the last; scores: of an attention's scaling, the product of Q and K; constants: all constant inputs of a node;
+constant: its one constant input; variable: its one other input; denominator: the divisor of a Div, the argument of
+anything else that must not be zero."""
 SMALL_CONSTANT = 4096
 
 
@@ -91,6 +93,9 @@ class World:
         if role == "inside":
             outputs = (match.output, *match.outputs)
             return [node.output for node in match.nodes if node.output not in outputs]
+        if role == "scores":
+            scores = match.attributes.get("scores")
+            return [scores] if isinstance(scores, str) else []
         value = match.inputs.get(role, "")
         return [value] if value else []
 
@@ -99,13 +104,18 @@ class World:
         assert node is not None
         if role == "output":
             return [name for name in node.output[:1] if name]
-        if role in ("inputs", "constant", "variable"):
+        if role in ("inputs", "constant", "constants", "variable"):
             names = [name for name in node.input if name]
             if role == "inputs":
                 return [name for name in names if self.is_activation(scope, name)]
             constants = [name for name in names if self.constant_tensor(scope, name) is not None]
+            if role == "constants":
+                return constants
             chosen = constants if role == "constant" else [name for name in names if name not in constants]
             return chosen if len(chosen) == 1 else []
+        if role == "denominator":
+            slot = 1 if node.op_type == "Div" else 0
+            return [node.input[slot]] if slot < len(node.input) else []
         slots = input_names(node, self.source.model.opsets)
         if role in slots:
             slot = slots.index(role)
@@ -171,6 +181,15 @@ class World:
             return (float(some.min()) if some.size else None), float(magnitude.max(initial=0.0))
         measured = (self.source.ranges or {}).get((scope.path, value))
         return None if measured is None else (measured.amin or None, float(measured.amax))
+
+    def bounds(self, scope: Scope, value: str) -> tuple[float, float] | None:
+        """(smallest, largest) value; None where unknown."""
+        array = self.small_constant(scope, value)
+        if array is not None:
+            return (float(array.min()), float(array.max())) if array.size and array.dtype.kind in "fiu" else None
+        holder = self.source.index.resolve(scope, value) or scope
+        measured = (self.source.ranges or {}).get((holder.path, value))
+        return None if measured is None else (float(measured.minimum), float(measured.maximum))
 
     def source_node(self, scope: Scope, value: str) -> NodeProto | None:
         """The node that makes a value, seen through `TRANSPARENT` ops and from the scopes around."""

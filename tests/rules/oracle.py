@@ -26,7 +26,8 @@ FLOATS = (np.float32, np.float64, np.float16)
 class Range:
     amax: float
     amin: float | None
-    count: int = 0
+    minimum: float
+    maximum: float
 
 
 def measure(model: Model, batches: Sequence[Arrays]) -> dict[tuple[tuple[str, ...], str], Range]:
@@ -35,10 +36,15 @@ def measure(model: Model, batches: Sequence[Arrays]) -> dict[tuple[tuple[str, ..
     for batch in batches:
         for name, array in run(model, batch).items():
             if array.dtype in FLOATS and array.size:
-                magnitude = np.abs(array[np.isfinite(array)])
+                finite = array[np.isfinite(array)]
+                if not finite.size:
+                    continue
+                magnitude = np.abs(finite)
                 some = magnitude[magnitude > 0]
                 amin = float(some.min()) if some.size else None
-                found[(), name] = Range(float(magnitude.max(initial=0.0)), amin, array.size)
+                found[(), name] = Range(
+                    float(magnitude.max()), amin, float(finite.min()), float(finite.max())
+                )
     return found
 
 

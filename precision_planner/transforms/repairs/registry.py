@@ -7,7 +7,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
-from precision_planner.transforms.repairs import finite_mask
+from precision_planner.numerics.formats import FP16
+from precision_planner.transforms.repairs import (
+    clamp_cube,
+    clamp_infinity,
+    constant_rank,
+    divide_first,
+    finite_mask,
+    fold_batch_norm,
+    log_softmax,
+    raise_epsilon,
+    rescale_weight,
+    scale_first,
+    stable_softplus,
+)
 from precision_planner.transforms.repairs.edit import Edit, Site, apply_edit, touched
 
 if TYPE_CHECKING:
@@ -47,6 +60,79 @@ REPAIRS: dict[str, Repair] = {
             "equal for every row that has an unmasked element; rows without one stay finite",
             finite_mask.plan,
             {"value": finite_mask.DEFAULT_MASK},
+        ),
+        Repair(
+            "clamp_infinity",
+            "clamp",
+            "Bring infinite and huge bounds of Min, Max, Clip, Where and Pad to the largest finite FP16 value.",
+            "equal as long as no activation there passes 65504, which the rule asks for",
+            clamp_infinity.plan,
+            {"limit": FP16.max_finite},
+        ),
+        Repair(
+            "clamp_cube",
+            "clamp",
+            "Clamp what goes into the cube of a tanh GELU to +-10.",
+            "equal to the last bit: tanh is 1 there",
+            clamp_cube.plan,
+            {"limit": 10.0},
+        ),
+        Repair(
+            "scale_first",
+            "reorder",
+            "Scale a factor of a matrix product before the product.",
+            "to the last bit for a power of two, one rounding otherwise",
+            scale_first.plan,
+        ),
+        Repair(
+            "stable_softplus",
+            "reorder",
+            "Write softplus as max(x, 0) + log(1 + exp(-|x|)).",
+            "within rounding; finite where exp(x) overflows float32 too",
+            stable_softplus.plan,
+        ),
+        Repair(
+            "divide_first",
+            "reorder",
+            "Divide the summands instead of the sum, or write the two as a mean.",
+            "within rounding",
+            divide_first.plan,
+        ),
+        Repair(
+            "log_softmax",
+            "reorder",
+            "Write Log(Softmax(x)) as LogSoftmax(x).",
+            "within rounding, and finite where a probability is zero",
+            log_softmax.plan,
+        ),
+        Repair(
+            "fold_batch_norm",
+            "reorder",
+            "Fold BatchNormalization into a Mul and an Add, computed in float64.",
+            "within rounding",
+            fold_batch_norm.plan,
+        ),
+        Repair(
+            "raise_epsilon",
+            "raise_epsilon",
+            "Raise an epsilon that FP16 flushes to the smallest value that it holds.",
+            "below FP16's rounding where the operand is never near zero, which the rule asks for",
+            raise_epsilon.plan,
+            {"to": FP16.smallest_subnormal},
+        ),
+        Repair(
+            "rescale_weight",
+            "rescale",
+            "Scale a tiny weight up by a power of two and its product down.",
+            "to the last bit",
+            rescale_weight.plan,
+        ),
+        Repair(
+            "constant_rank",
+            "replace",
+            "Give a broadcast constant the rank of what it is combined with.",
+            "to the last bit",
+            constant_rank.plan,
         ),
     )
 }

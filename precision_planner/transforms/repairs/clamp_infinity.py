@@ -1,0 +1,53 @@
+"""Bring the infinite and huge bounds of Min, Max, Clip, Where and Pad back to the largest finite FP16 value.
+
+A bound of 3.4e38 becomes infinite in FP16, and 0 * inf or inf - inf behind it is NaN (masked max pooling: the empty
+segment holds the bound, and a factor of zero should silence it). TensorRT has refused infinities in such constants too.
+
+Proof: the constant is read by these ops alone, where it is compared with or stands beside activations that do not pass
+the clamp themselves (the rule asks for their range). Then Min, Max and Clip give the same, and Where and Pad give a
+value that was out of reach before and is finite now.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import numpy_helper
+
+from precision_planner.numerics.formats import FP16
+from precision_planner.transforms.repairs.edit import Edit, Site
+
+__all__ = ["BOUND_INPUTS", "plan"]
+
+BOUND_INPUTS: dict[str, tuple[int, ...]] = {
+    "Clip": (1, 2),
+    "Max": (0, 1, 2, 3),
+    "Min": (0, 1, 2, 3),
+    "Where": (1, 2),
+    "Pad": (2,),
+}
+"""Op type -> the inputs that can be bounds."""
+
+
+def plan(site: Site) -> Edit | str:
+    """Plan the clamp of every bound that the site's nodes read.
+
+    Parameters: limit (default 65504): the magnitude that stays.
+    """
+    limit = float(site.parameters.get("limit", FP16.max_finite))
+    edit = Edit(site.scope.path)
+    for node_id in site.nodes:
+        place = site.place(node_id)
+        if place is None:
+            return f"{node_id.output} is gone"
+        node = place[0].nodes[place[1]]
+        for slot in BOUND_INPUTS.get(node.op_type, ()):
+            name = node.input[slot] if slot < len(node.input) else ""
+            array = site.array(name) if name else None
+            if array is None or array.dtype not in (np.float32, np.float64) or not (np.abs(array) > limit).any():
+                continue
+            # a new constant for this reader alone: others may mean the infinity
+            clamped = np.clip(array, -limit, limit).astype(array.dtype)
+            fresh = f"{name}_finite_{place[1]}"
+            edit.constants.append(numpy_helper.from_array(clamped, fresh))
+            edit.rewire[place[1], slot] = fresh
+    return edit if edit.rewire else "no bound is beyond the limit"

@@ -1,0 +1,98 @@
+"""Scale a tiny weight up by a power of two and its product down: x (2^k W) 2^-k = x W, bit by bit in FP32.
+
+A weight whose values lie under 2^-14 loses bits in FP16, under 2^-25 all of them; its largest magnitude is brought to
+between 2^-4 and 2^-3, where trained weights live. The product is scaled back by one Mul, which a builder fuses into the
+GEMM. A bias inside the GEMM is scaled with it.
+
+Cases: 1. MatMul, weight on either side; 2. Gemm; 3. Conv and ConvTranspose. The weight is read by such nodes alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from precision_planner.model import LazyPayload
+from precision_planner.numerics.formats import FP16
+from precision_planner.transforms.repairs.edit import Edit, Site, constant
+
+__all__ = ["plan", "power_for"]
+
+_WEIGHT_SLOTS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1,), "ConvTranspose": (1,)}
+_BLOCK = 1 << 20
+_TARGET_EXPONENT = -4
+
+
+def power_for(amax: float) -> int:
+    """The k for which 2^k amax lies in [2^-4, 2^-3)."""
+    return _TARGET_EXPONENT - (math.frexp(amax)[1] - 1)
+
+
+def plan(site: Site) -> Edit | str:
+    """Plan the rescaling of `site.value`."""
+    scope, name = site.scope, site.value
+    tensor = scope.initializers.get(name)
+    if tensor is None or scope.is_overridable(name):
+        return f"{name} is no initializer of its own"
+    if tensor.data_type != TensorProto.FLOAT:
+        return f"{name} is not float32"
+    uses = scope.consumers(name)
+    if not uses or name in scope.captures or scope.is_output(name):
+        return f"{name} is read by a nested body, or by nothing"
+    weight = site.model.array(tensor)
+    amax = float(np.abs(weight).max(initial=0.0))
+    if not math.isfinite(amax) or not amax:
+        return f"{name} has no finite value above zero"
+    power = power_for(amax)
+    if power <= 0:
+        return f"{name} reaches {amax:.4g}: scaling up would not help"
+    if power > 120:
+        return f"{name} reaches only {amax:.4g}"
+    edit = Edit(scope.path)
+    for use in uses:
+        node = scope.nodes[use.position]
+        if use.slot not in _WEIGHT_SLOTS.get(node.op_type, ()):
+            return f"{node.op_type} reads {name} too"
+        refusal = _rescale_reader(site, use.position, node, power, edit)
+        if refusal:
+            return refusal
+    edit.replace[name] = LazyPayload(weight.nbytes, lambda: _scaled(weight, power))
+    return edit
+
+
+def _rescale_reader(site: Site, position: int, node: NodeProto, power: int, edit: Edit) -> str:
+    if len(node.input) > 2 and node.input[2]:
+        bias = site.array(node.input[2])
+        if bias is None or bias.dtype != np.float32:
+            return f"the bias {node.input[2]} is no float32 constant"
+        scaled = np.ldexp(bias, power)
+        if float(np.abs(scaled).max(initial=0.0)) > FP16.max_finite:
+            return f"the bias {node.input[2]} would leave FP16"
+        fresh = numpy_helper.from_array(scaled.astype(np.float32), f"{node.input[2]}_scaled_{position}")
+        edit.constants.append(fresh)
+        edit.rewire[position, 2] = fresh.name
+    output = node.output[0]
+    product = f"{output}_scaled_{position}"
+    back = constant(f"{product}_back", math.ldexp(1.0, -power), site.elem_type(output))
+    edit.constants.append(back)
+    moved = NodeProto()
+    moved.CopyFrom(node)
+    moved.output[0] = product
+    if (position, 2) in edit.rewire:
+        moved.input[2] = edit.rewire.pop((position, 2))
+    edit.remove.add(position)
+    edit.insert += [
+        (position, moved),
+        (position, helper.make_node("Mul", [product, back.name], [output], f"{node.name or output}/scale_back")),
+    ]
+    return ""
+
+
+def _scaled(weight: np.ndarray[Any, Any], power: int) -> Iterator[np.ndarray[Any, Any]]:
+    flat = weight.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        yield np.ldexp(flat[start : start + _BLOCK], power).astype(np.float32)
