@@ -1,0 +1,70 @@
+"""`planner extract`: a small model that reproduces a finding."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from precision_planner.errors import OutputError, SelectorError
+
+
+@click.command("extract")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--around",
+    required=True,
+    multiple=True,
+    metavar="NODE|FILE.json",
+    help="A node, a value, or a saved diff or analysis: its first divergence, or its first finding's nodes.",
+)
+@click.option("-o", "--output", "output", required=True, metavar="OUT", help="The small model; OUT.npz holds its inputs.")
+@click.option("--radius", default=2, show_default=True, type=click.IntRange(0, 1000), help="Nodes up and down to take.")
+@click.option("--inputs", metavar="SRC", help="Inputs of MODEL; by default valid ones are synthesised.")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+def command(model: str, around: tuple[str, ...], output: str, radius: int, inputs: str | None, force: bool) -> int:
+    """Cut the nodes around NODE out of MODEL, with the inputs they had there."""
+    import numpy as np
+
+    from precision_planner.cli.console import note, stdout_console
+    from precision_planner.model import Model
+    from precision_planner.model.extract import extract_around
+    from precision_planner.model.inputs import load_inputs
+
+    loaded = Model.load(model)
+    batches = load_inputs(inputs, loaded)
+    if batches.synthesised:
+        note(f"inputs: {batches.source}")
+    names = [name for text in around for name in _nodes_of(text)]
+    path = Path(output)
+    data_path = path.with_name(path.name + ".npz")
+    if data_path.exists() and not force:
+        raise OutputError(f"{data_path} exists already; give another -o, or --force to overwrite it")
+    found = extract_around(loaded, names, batches, radius=radius)
+    found.model.save(path, force=force, external=False)
+    np.savez(data_path, allow_pickle=False, **found.inputs)
+    console = stdout_console()
+    console.print(f"wrote {path}: {len(found.nodes)} nodes, and their inputs to {data_path}", soft_wrap=True)
+    console.print(f"reproduce: planner diff {path} {path} --inputs {data_path} --simulate fp16 --layers", soft_wrap=True)
+    return 0
+
+
+def _nodes_of(text: str) -> list[str]:
+    """A node's name as it is; of a saved report the node that it points at."""
+    path = Path(text)
+    if path.suffix != ".json" or not path.is_file():
+        return [text]
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SelectorError(f"--around {text} is not JSON ({error}); give a node or a saved diff") from None
+    first = data.get("first_divergence") or {}
+    if first.get("value"):
+        return [str(first["value"])]
+    for finding in data.get("findings") or ():
+        nodes = finding.get("nodes") or ([finding["subject"]] if finding.get("subject") else [])
+        if nodes:
+            return [str(node) for node in nodes]
+    raise SelectorError(f"--around {text}: it has neither a first divergence nor a finding with nodes; name a node")

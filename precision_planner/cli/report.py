@@ -1,0 +1,91 @@
+"""`planner report`: render a saved analysis, plan or diff again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from precision_planner.errors import PlannerError
+
+
+@click.command("report")
+@click.argument("file", metavar="FILE.json")
+@click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
+@click.option("--md", "md_path", metavar="FILE", help="Write Markdown (of a diff).")
+@click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML (of a diff).")
+def command(file: str, html_path: str | None, md_path: str | None, junit_path: str | None) -> int:
+    """Render FILE.json, which analyze, plan or diff wrote with --json, again; in the terminal by default."""
+    data = read_report(Path(file))
+    write_reports(data, html_path, md_path, junit_path)
+    if not (html_path or md_path or junit_path):
+        _print(data)
+    return 0
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a saved report.
+
+    Raises:
+      PlannerError: missing, no JSON, or none of the planner's.
+    """
+    from precision_planner.reporting.html import kind_of
+
+    if path.is_dir():
+        path = path / "plan.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlannerError(f"{path} does not exist; give what analyze, plan or diff wrote with --json") from None
+    except (OSError, ValueError) as error:
+        raise PlannerError(f"{path} is not JSON ({error}); give what analyze, plan or diff wrote with --json") from None
+    if not isinstance(data, dict):
+        raise PlannerError(f"{path} is no report of the planner's; give what analyze, plan or diff wrote with --json")
+    try:
+        kind_of(data)
+    except ValueError as error:
+        raise PlannerError(f"{path} is {error}; give what analyze, plan or diff wrote with --json") from None
+    return data
+
+
+def write_reports(
+    data: Mapping[str, Any], html_path: str | None, md_path: str | None, junit_path: str | None
+) -> None:
+    """Write the forms asked for; PlannerError where a form does not exist for this kind of report."""
+    from precision_planner.cli.console import write_result
+    from precision_planner.reporting.html import kind_of, render_html
+    from precision_planner.reporting.junit import render_junit
+    from precision_planner.reporting.markdown import render_markdown
+
+    kind = kind_of(data)
+    if kind != "diff" and (md_path or junit_path):
+        raise PlannerError(f"Markdown and JUnit are written of a diff, not of this {kind}; use --html")
+    if html_path:
+        write_result(render_html(data), html_path)
+    if md_path:
+        write_result(render_markdown(data), md_path)
+    if junit_path:
+        write_result(render_junit(data), junit_path)
+
+
+def _print(data: Mapping[str, Any]) -> None:
+    from precision_planner.cli.console import stdout_console
+    from precision_planner.reporting.diff_terminal import render_diff
+    from precision_planner.reporting.html import kind_of
+
+    console = stdout_console()
+    kind = kind_of(data)
+    if kind == "diff":
+        render_diff(data, console)
+        return
+    if kind == "analysis":
+        for finding in data["findings"]:
+            console.print(f"{finding['severity']:<8} {finding['rule']:<6} {finding['subject']}: {finding['message']}")
+        return
+    kept = [node for node in data["nodes"] if node.get("precision") == "fp32"]
+    console.print(f"plan for {data['target']}: {len(kept)} of {len(data['nodes'])} nodes in FP32")
+    for node in kept:
+        console.print(f"  {node['node']}: {node['reason']}")
