@@ -351,9 +351,10 @@ class _Writer:
             _retype_optional(node, element)
         attribute = TYPE_ATTRIBUTES.get(node.op_type)
         if attribute is not None:
-            optional = node.op_type in ("Bernoulli", "EyeLike", "RandomNormalLike", "RandomUniformLike")
+            # Bernoulli, EyeLike, RandomNormalLike, RandomUniformLike: without it the output is of the input's type
+            like = self.assignment.reads.get((identity, 0)) if node.op_type != "Cast" else None
             present = any(given.name == attribute for given in node.attribute)
-            if present or not optional or node.op_type == "EyeLike":
+            if present or like != element:
                 _set_int(node, attribute, element)
 
     def _rebuild(self, removed: Mapping[tuple[tuple[str, ...], int], onnx.NodeProto]) -> bool:

@@ -166,9 +166,13 @@ def _cell(
         found.forced = reason
     elif decision is not None:
         keep_as = _keep_as(state, node, decision)
-        wanted = state.options.low if keep_as == "compute" else ELEMENT_TYPES[decision.precision]
-        cell.element = state.wide if wanted == TensorProto.FLOAT else wanted
         cell.reason = decision.reason
+        if keep_as == "compute":
+            # statistics in FP32 whatever the data is: it takes the type of what stands around it
+            cell.kind = "moves"
+        else:
+            wanted = ELEMENT_TYPES[decision.precision]
+            cell.element = state.wide if wanted == TensorProto.FLOAT else wanted
     elif kind == "fixed":
         cell.element = state.options.low
     if cell.element and cell.allowed is not None and cell.element not in cell.allowed | {state.wide}:

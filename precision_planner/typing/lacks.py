@@ -18,6 +18,7 @@ _BRAIN = frozenset({int(TensorProto.BFLOAT16)})
 _REFUSED: Mapping[str, tuple[frozenset[int], str]] = {
     "Celu": (_BOTH, "TensorRT's parser adds FP32 operands to it"),
     "ConvTranspose": (_BRAIN, "TensorRT has no bfloat16 kernel for it"),
+    "EyeLike": (_BOTH, "onnxruntime has no 16-bit kernel for it"),
     "GRU": (_BRAIN, "TensorRT's parser adds FP32 operands to it"),
     "HardSwish": (_BRAIN, "TensorRT's parser takes float and float16 only"),
     "LpNormalization": (_BRAIN, "TensorRT's parser takes float and float16 only"),
@@ -25,9 +26,9 @@ _REFUSED: Mapping[str, tuple[frozenset[int], str]] = {
     "MeanVarianceNormalization": (_BOTH, "TensorRT's parser adds FP32 operands to it"),
     "MelWeightMatrix": (_BOTH, "onnxruntime has no 16-bit kernel for it"),
     "Mish": (_BRAIN, "TensorRT's parser takes float and float16 only"),
-    "RandomNormal": (_BRAIN, "TensorRT's parser takes float and float16 only"),
+    "RandomNormal": (_BOTH, "onnxruntime has no 16-bit kernel for it"),
     "RandomNormalLike": (_BRAIN, "TensorRT's parser takes float and float16 only"),
-    "RandomUniform": (_BRAIN, "TensorRT's parser takes float and float16 only"),
+    "RandomUniform": (_BOTH, "onnxruntime has no 16-bit kernel for it"),
     "RandomUniformLike": (_BRAIN, "TensorRT's parser takes float and float16 only"),
 }
 
