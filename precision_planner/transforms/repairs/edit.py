@@ -184,6 +184,8 @@ def _replace_constant(
     scope: Scope, name: str, array: np.ndarray[Any, Any] | Payload, weights: WeightStoreBuilder
 ) -> None:
     """Give an initializer or Constant node new values; its shape, type, metadata and doc string stay."""
+    if isinstance(array, np.generic):  # what numpy makes of an operation on a tensor without axes
+        array = np.asarray(array)
     tensor = scope.initializers.get(name)
     if tensor is None:
         node = scope.producer_node(name)
