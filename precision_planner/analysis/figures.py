@@ -27,6 +27,9 @@ COLORS = {
     "text": "#222222",
 }
 
+WINDOW = (-45, 24)
+"""The exponents that a histogram shows one by one: all of FP16 and what trained weights have."""
+
 _LOOK = {
     "figure.figsize": (9.0, 3.6),
     "figure.dpi": 96,
@@ -56,7 +59,9 @@ def look() -> Iterator[Any]:
 def exponent_figure(
     histograms: Mapping[str, Mapping[int, int]], title: str, formats: Sequence[Format] = (FP16, BF16)
 ) -> Figure:
-    """How many values have which exponent, against the ranges of the formats: one panel a format.
+    """How many values have which exponent, against the ranges of the formats: one panel a format, one scale for all.
+
+    What lies outside of `WINDOW` is gathered in the first and the last bar, and said to be.
 
     Args:
       histograms: label -> (exponent -> count); the first in blue, a second (after a change) in orange.
@@ -67,21 +72,41 @@ def exponent_figure(
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.0, 2.9 * len(formats)))
-        axes = figure.subplots(len(formats), 1, squeeze=False, sharey=True)[:, 0]
-        used = sorted({exponent for counts in histograms.values() for exponent in counts}) or [0]
+        axes = figure.subplots(len(formats), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        used = [exponent for counts in histograms.values() for exponent in counts]
+        highest = max((count for counts in histograms.values() for count in counts.values()), default=1)
+        low, high = WINDOW[0] - 1.5, WINDOW[1] + 1.5
         for at, (axis, fmt) in enumerate(zip(axes, formats, strict=True)):
-            low, high = _limits(used, fmt)
             _ranges(axis, fmt, low, high)
-            _bars(axis, histograms)
+            _bars(axis, {label: _gathered(counts) for label, counts in histograms.items()})
             axis.set_xlim(low, high)
             axis.set_yscale("log")
-            axis.set_ylim(0.7, None)
-            axis.set_ylabel("values (count, log scale)")
-            axis.set_title(f"{title} in {fmt.name.upper()}" if at == 0 else fmt.name.upper())
+            axis.set_ylim(0.7, highest * 12)  # room for the names of the ranges above the bars
+            axis.set_ylabel("values (count)")
+            axis.set_title(f"{title}, against the range of {fmt.name.upper()}")
             if len(histograms) > 1 and at == 0:
-                axis.legend(loc="upper left")
-        axes[-1].set_xlabel("exponent of the magnitude, floor(log2 |w|)")
+                axis.legend(loc="center left")
+        axes[-1].set_xlabel(f"exponent of the magnitude, floor(log2 |w|){_outside(used)}")
         return figure
+
+
+def _gathered(counts: Mapping[int, int]) -> dict[int, int]:
+    """A histogram with everything outside of the window in its first and last bar."""
+    out: dict[int, int] = {}
+    for exponent, count in counts.items():
+        at = min(max(exponent, WINDOW[0]), WINDOW[1])
+        out[at] = out.get(at, 0) + count
+    return out
+
+
+def _outside(used: Sequence[int]) -> str:
+    """What the axis says about values outside of the window."""
+    ends = []
+    if min(used, default=0) < WINDOW[0]:
+        ends.append(f"first bar: down to {min(used)}")
+    if max(used, default=0) > WINDOW[1]:
+        ends.append(f"last bar: up to {max(used)}")
+    return f"   ({'; '.join(ends)})" if ends else ""
 
 
 def bits_figure(values: Sequence[ValueBits]) -> Figure:
@@ -110,27 +135,20 @@ def bits_figure(values: Sequence[ValueBits]) -> Figure:
         return figure
 
 
-def _limits(used: Sequence[int], fmt: Format) -> tuple[float, float]:
-    """What the horizontal axis shows: all values, and the format's range as far as that stays legible."""
-    low = min(used[0], max(fmt.min_subnormal_exponent - 4, -45))
-    high = max(used[-1], min(fmt.max_exponent, 24)) + 1
-    return low - 1.5, high + 1.5
-
-
 def _ranges(axis: Axes, fmt: Format, low: float, high: float) -> None:
     """Shade and name the format's ranges; bars are centred on their exponent, so that edges lie between two."""
     edges = [
-        ("becomes 0", "lost", low, fmt.min_subnormal_exponent - 0.5),
+        ("underflow", "lost", low, fmt.min_subnormal_exponent - 0.5),
         ("subnormal", "subnormal", fmt.min_subnormal_exponent - 0.5, fmt.min_exponent - 0.5),
         ("normal", "normal", fmt.min_exponent - 0.5, fmt.max_exponent + 0.5),
-        ("becomes inf", "lost", fmt.max_exponent + 0.5, high),
+        ("overflow", "lost", fmt.max_exponent + 0.5, high),
     ]
     for name, color, left, right in edges:
         left, right = max(left, low), min(right, high)
         if right - left <= 0:
             continue
         axis.axvspan(left, right, color=COLORS[color], zorder=0, linewidth=0)
-        if right - left > (high - low) * 0.07:
+        if right - left > (high - low) * 0.05:
             axis.text((left + right) / 2, 0.97, name, transform=axis.get_xaxis_transform(), ha="center", va="top",
                       fontsize=9, color=COLORS["text"])  # fmt: skip
 

@@ -19,7 +19,7 @@ __all__ = ["HELP_FROM", "take_census"]
 HELP_FROM = 1 << 28
 """Bytes of float32 weights in files from which a second process pays: it takes about 0.3 s to start."""
 
-PIECE = 1 << 25
+PIECE = 1 << 24
 """Bytes handed out at a time."""
 
 
