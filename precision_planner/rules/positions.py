@@ -102,6 +102,7 @@ _MOVES = frozenset(
         "ScatterND",
         "Trilu",
         "Tile",
+        "ConstantOfShape",
     ]
 )
 """Ops that attention scores pass on their way to a softmax."""

@@ -82,6 +82,8 @@ def run(
         if node.op_type == "Constant":
             kind = None
             free.add(output)
+        if node.op_type == "Cast" and _target(node) not in (1, 10, 11, 16):
+            kind = None  # to an integer: it reads whatever type is stored
         feeds = {}
         for name in node.input:
             if name:
@@ -102,10 +104,8 @@ def run(
 def _evaluate(node: onnx.NodeProto, feeds: Arrays, opsets: Mapping[str, int]) -> list[np.ndarray]:
     """One node in float64 (a Cast between floats changes nothing: types are what is studied)."""
     if node.op_type == "Cast":
-        to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
-        source = feeds[node.input[0]]
-        if to in (1, 10, 11, 16):
-            return [source.astype(np.float64)]
+        if _target(node) in (1, 10, 11, 16):
+            return [feeds[node.input[0]].astype(np.float64)]
     if node.op_type == "LayerNormalization":
         return [_layer_normalization(node, feeds)]
     if node.op_type == "BatchNormalization":
@@ -124,6 +124,10 @@ def _evaluate(node: onnx.NodeProto, feeds: Arrays, opsets: Mapping[str, int]) ->
     ids = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     single = helper.make_model(graph, opset_imports=ids)
     return list(ReferenceEvaluator(single).run(None, dict(feeds)))
+
+
+def _target(node: onnx.NodeProto) -> int:
+    return next(attribute.i for attribute in node.attribute if attribute.name == "to")
 
 
 def _layer_normalization(node: onnx.NodeProto, feeds: Arrays) -> np.ndarray:

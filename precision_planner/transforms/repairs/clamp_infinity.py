@@ -46,7 +46,7 @@ def plan(site: Site) -> Edit | str:
             if array is None or array.dtype not in (np.float32, np.float64) or not (np.abs(array) > limit).any():
                 continue
             # a new constant for this reader alone: others may mean the infinity
-            clamped = np.clip(array, -limit, limit).astype(array.dtype)
+            clamped = np.asarray(np.clip(array, -limit, limit), array.dtype)
             fresh = f"{name}_finite_{place[1]}"
             edit.constants.append(numpy_helper.from_array(clamped, fresh))
             edit.rewire[place[1], slot] = fresh

@@ -76,7 +76,7 @@ def plan(site: Site) -> Edit | str:
         refusal = mask_refusal(site.scope, name)
         if refusal:
             return refusal
-        edit.replace[name] = np.maximum(array, np.asarray(value, array.dtype))
+        edit.replace[name] = np.asarray(np.maximum(array, np.asarray(value, array.dtype)))
     for node_id in site.nodes:
         place = site.place(node_id)
         if place is not None and place[0].nodes[place[1]].op_type == "ConstantOfShape":
@@ -107,7 +107,7 @@ def _constant_of_shape(site: Site, position: int, value: float, edit: Edit) -> s
             refusal = mask_refusal(site.scope, node.output[0])
             if refusal:
                 return refusal
-            fresh = numpy_helper.from_array(np.maximum(array, np.asarray(value, array.dtype)))
+            fresh = numpy_helper.from_array(np.asarray(np.maximum(array, np.asarray(value, array.dtype))))
             edit.attributes[position, "value"] = fresh
     return ""
 

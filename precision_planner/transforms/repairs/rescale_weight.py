@@ -1,7 +1,7 @@
 """Scale a tiny weight up by a power of two and its product down: x (2^k W) 2^-k = x W, bit by bit in FP32.
 
 A weight whose values lie under 2^-14 loses bits in FP16, under 2^-25 all of them; its largest magnitude is brought to
-between 2^-4 and 2^-3, where trained weights live. The product is scaled back by one Mul, which a builder fuses into the
+between 2^-6 and 2^-5: all but the smallest are normal there, and a product of thousands is far from 65504. The product is scaled back by one Mul, which a builder fuses into the
 GEMM. A bias inside the GEMM is scaled with it.
 
 Cases: 1. MatMul, weight on either side; 2. Gemm; 3. Conv and ConvTranspose. The weight is read by such nodes alone.
@@ -24,11 +24,11 @@ __all__ = ["plan", "power_for"]
 
 _WEIGHT_SLOTS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1,), "ConvTranspose": (1,)}
 _BLOCK = 1 << 20
-_TARGET_EXPONENT = -4
+_TARGET_EXPONENT = -6
 
 
 def power_for(amax: float) -> int:
-    """The k for which 2^k amax lies in [2^-4, 2^-3)."""
+    """The k for which 2^k amax lies in [2^-6, 2^-5)."""
     return _TARGET_EXPONENT - (math.frexp(amax)[1] - 1)
 
 
