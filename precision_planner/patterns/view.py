@@ -165,10 +165,24 @@ class View:
             source = self.constant(node.input[0])
             axes = self.axes(node, node.output[0])
             return np.expand_dims(source, axes) if source is not None and isinstance(axes, tuple) else None
-        if node.op_type == "Neg":
-            source = self.constant(node.input[0])
-            return None if source is None else np.negative(source)
+        if node.op_type in ("Shape", "Size"):
+            return self._size(node)
+        if node.op_type in ("Neg", "Add", "Sub", "Range"):
+            values = [self.constant(name) for name in node.input]
+            return _folded(node.op_type, [array for array in values if array is not None], len(values))
         return None
+
+    def _size(self, node: onnx.NodeProto) -> np.ndarray | None:
+        """Shape of a value of known shape, or Size of such a Shape, which needs the rank alone."""
+        if node.op_type == "Size":
+            shape_of = self.node(node.input[0])
+            rank = self.rank(shape_of.input[0]) if shape_of is not None and shape_of.op_type == "Shape" else None
+            whole = shape_of is not None and not shape_of.attribute
+            return None if rank is None or not whole else np.array(rank, np.int64)
+        shape = self.shape(node.input[0])
+        if shape is None or node.attribute or not all(isinstance(dim, int) for dim in shape):
+            return None
+        return np.array(shape, np.int64)
 
     def scalar(self, value: str, rank: int | None = None) -> float | None:
         """The value of a one-element numeric constant that does not add axes; None for anything else.
@@ -293,6 +307,24 @@ class View:
         if len(set(raw)) != len(raw):
             return f"{display_name(node)} names an axis twice"
         return tuple(sorted(raw))
+
+
+def _folded(op_type: str, values: list[np.ndarray], count: int) -> np.ndarray | None:
+    """The arithmetic of axes and small constants; None where an operand is no constant."""
+    if len(values) != count:
+        return None
+    match op_type:
+        case "Neg":
+            return np.asarray(np.negative(values[0]))
+        case "Range" if all(value.size == 1 and value.dtype.kind in "iu" for value in values):
+            start, limit, delta = (int(value.reshape(())) for value in values)
+            if delta == 0 or abs(limit - start) > SMALL:
+                return None
+            return np.arange(start, limit, delta, dtype=np.int64)
+        case "Add" | "Sub" if all(value.dtype.kind in "iu" for value in values):
+            return np.asarray(values[0] + values[1] if op_type == "Add" else values[0] - values[1])
+        case _:
+            return None
 
 
 def attribute_int(node: onnx.NodeProto, name: str, default: int) -> int:

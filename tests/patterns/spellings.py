@@ -135,6 +135,8 @@ class Spelling:
             return False
         if _half(self) and self.eps < 1e-6:
             return False
+        if self.opset < 11 and not self.positive_axes and self.mean.startswith("keepdims"):
+            return False  # Unsqueeze takes negative axes from 11 on
         if self.affine == "before" and self.casts in ("upcast whole", "upcast before affine"):
             return False
         if self.affine == "refactored" and self.casts not in ("none", "half"):
