@@ -14,6 +14,7 @@ import onnx
 
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
+from precision_planner.model.inputs import load_inputs
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.planning.selectors import pattern_kinds, select
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
@@ -23,7 +24,7 @@ from precision_planner.rewriting.report import build_report
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.rewriting.verify import summarize, verify_typed
 from precision_planner.rewriting.weights import check_policy
-from precision_planner.transforms import FusionResult, fuse, raise_opset
+from precision_planner.transforms import FusionResult, fuse, fuse_verified, raise_opset
 from precision_planner.typing import (
     Decision,
     KeepAs,
@@ -173,7 +174,9 @@ class _Rewrite:
         types = infer_types(self.source, index)
         matches = find_patterns(self.source, index=index, types=types)
         decisions = self._decisions(index, matches)
+        before_fusion = time.perf_counter()
         fusion = self._fuse(index, matches)
+        fusing = time.perf_counter() - before_fusion if self.verify else 0.0
         model = fusion.model
         assignment: TypeAssignment | None = None
         result = ConvertResult(model)
@@ -188,8 +191,10 @@ class _Rewrite:
             self._check(assignment)
             result = convert(model, assignment, ConvertOptions(self.weights))  # type: ignore[arg-type]
         typed, narrowed = narrow_inputs(result.model) if self.int32_inputs else (result.model, {})
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - fusing
+        before_checks = time.perf_counter()
         checks = self._verify(loaded, typed, fusion, changed=typed is not loaded)
+        checks["seconds"] = round(fusing + time.perf_counter() - before_checks, 3)
         report = build_report(
             source=self.source,
             source_index=index,
@@ -214,7 +219,10 @@ class _Rewrite:
     def _fuse(self, index: GraphIndex, matches: Sequence[Match]) -> FusionResult:
         if not self.kinds:
             return FusionResult(self.source, opset=self.source.opset)
-        return fuse(self.source, matches, kinds=self.kinds, index=index)
+        if not self.verify:
+            return fuse(self.source, matches, kinds=self.kinds, index=index)
+        batches = None if self.inputs is None else load_inputs(self.inputs, self.source)
+        return fuse_verified(self.source, matches, kinds=self.kinds, inputs=batches, index=index)
 
     # decisions
 

@@ -95,4 +95,5 @@ class TypingOptions:
             return ()
         if self.io_types == "low":
             return ("*",)
-        return tuple(glob for glob in self.io_types.removeprefix("low=").split(",") if glob)
+        # as in selectors, [ stands for itself
+        return tuple(glob.replace("[", "[[]") for glob in self.io_types.removeprefix("low=").split(",") if glob)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (graphs in ONNX's text format read better unbroken)
 """Small graphs, one for each thing that breaks converters: the conformance suite's models.
 
 Every model is valid in FP32: it passes onnx.checker and onnxruntime runs it (custom operators aside).
@@ -24,7 +25,7 @@ def _add(build: Callable[[], onnx.ModelProto]) -> Callable[[], onnx.ModelProto]:
 
 def text(body: str, opset: int = 17, ir: int = 8, domains: str = "", functions: str = "") -> onnx.ModelProto:
     """A model from ONNX's text format; `body` is the graph."""
-    extra = f', {domains}' if domains else ""
+    extra = f", {domains}" if domains else ""
     return parser.parse_model(f'<ir_version: {ir}, opset_import: ["": {opset}{extra}]>\n{body}\n{functions}')
 
 
@@ -59,7 +60,9 @@ def cast_to_float() -> onnx.ModelProto:
 @_add
 def cast_no_op_chain() -> onnx.ModelProto:
     """Cast(float -> float), as the RMSNorm of an FP32 Llama has it."""
-    return text("g (float[N,8] x) => (float[N,8] y) { a = Cast<to=1>(x) b = Mul(a, a) c = Cast<to=1>(b) y = Add(c, x) }")
+    return text(
+        "g (float[N,8] x) => (float[N,8] y) { a = Cast<to=1>(x) b = Mul(a, a) c = Cast<to=1>(b) y = Add(c, x) }"
+    )
 
 
 @_add
@@ -249,7 +252,8 @@ def sequence_empty() -> onnx.ModelProto:
 @_add
 def optional_value() -> onnx.ModelProto:
     return text(
-        "g (float[2,4] x) => (float[2,4] y) { h = Exp(x) o = Optional(h) v = OptionalGetElement(o) y = Relu(v) }", opset=18
+        "g (float[2,4] x) => (float[2,4] y) { h = Exp(x) o = Optional(h) v = OptionalGetElement(o) y = Relu(v) }",
+        opset=18,
     )
 
 
@@ -296,7 +300,10 @@ def qdq_fp8() -> onnx.ModelProto:
         ir=9,
     )
     weights(model, s=np.array(0.02, np.float32))
-    for name, array in (("z", np.zeros((), ml_dtypes.float8_e4m3fn)), ("w", normal(16, 16).astype(ml_dtypes.float8_e4m3fn))):
+    for name, array in (
+        ("z", np.zeros((), ml_dtypes.float8_e4m3fn)),
+        ("w", normal(16, 16).astype(ml_dtypes.float8_e4m3fn)),
+    ):
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     return model
 
@@ -362,7 +369,9 @@ def resize_roi() -> onnx.ModelProto:
 
 @_add
 def upsample_9() -> onnx.ModelProto:
-    model = text('g (float[1,1,4,4] x) => (float[1,1,8,8] y) { r = Relu(x) y = Upsample<mode="nearest">(r, s) }', opset=9, ir=4)
+    model = text(
+        'g (float[1,1,4,4] x) => (float[1,1,8,8] y) { r = Relu(x) y = Upsample<mode="nearest">(r, s) }', opset=9, ir=4
+    )
     return weights(model, s=np.array([1, 1, 2, 2], np.float32))
 
 
@@ -377,7 +386,8 @@ def range_of_floats() -> onnx.ModelProto:
 @_add
 def top_k() -> onnx.ModelProto:
     return weights(
-        text("g (float[N,8] x) => (float[N,2] v, int64[N,2] i) { s = Sigmoid(x) v, i = TopK(s, k) }"), k=np.array([2], np.int64)
+        text("g (float[N,8] x) => (float[N,2] v, int64[N,2] i) { s = Sigmoid(x) v, i = TopK(s, k) }"),
+        k=np.array([2], np.int64),
     )
 
 
@@ -387,9 +397,7 @@ def non_max_suppression() -> onnx.ModelProto:
         "g (float[1,6,4] b, float[1,1,6] s) => (int64[M,3] i) { r = Relu(b) t = Sigmoid(s) "
         "i = NonMaxSuppression(r, t, n, iou, th) }"
     )
-    return weights(
-        model, n=np.array([3], np.int64), iou=np.array([0.5], np.float32), th=np.array([0.1], np.float32)
-    )
+    return weights(model, n=np.array([3], np.int64), iou=np.array([0.5], np.float32), th=np.array([0.1], np.float32))
 
 
 @_add
@@ -416,7 +424,9 @@ def eye_like() -> onnx.ModelProto:
 
 @_add
 def bernoulli() -> onnx.ModelProto:
-    model = text("g (float[2,4] x) => (float[2,4] y) { s = Sigmoid(x) b = Bernoulli(s) h = Mul(b, zero) y = Add(s, h) }")
+    model = text(
+        "g (float[2,4] x) => (float[2,4] y) { s = Sigmoid(x) b = Bernoulli(s) h = Mul(b, zero) y = Add(s, h) }"
+    )
     return weights(model, zero=np.array(0, np.float32))
 
 
@@ -434,7 +444,9 @@ def cast_like() -> onnx.ModelProto:
 @_add
 def layer_normalization_outputs() -> onnx.ModelProto:
     """The mean and the inverse deviation are FLOAT by stash_type, whatever X is."""
-    model = text("g (float[N,8] x) => (float[N,8] y, float[N,1] m) { r = Relu(x) y, m, s = LayerNormalization(r, g, b) }")
+    model = text(
+        "g (float[N,8] x) => (float[N,8] y, float[N,1] m) { r = Relu(x) y, m, s = LayerNormalization(r, g, b) }"
+    )
     return weights(model, g=normal(8), b=normal(8))
 
 
@@ -602,7 +614,8 @@ def microsoft_fused_matmul() -> onnx.ModelProto:
 @_add
 def unknown_op() -> onnx.ModelProto:
     model = text(
-        "g (float[N,4] x) => (float[N,4] y) { a = Exp(x) b = mine.Thing(a) c = Add(b, w) y = Relu(c) }", domains='"mine": 1'
+        "g (float[N,4] x) => (float[N,4] y) { a = Exp(x) b = mine.Thing(a) c = Add(b, w) y = Relu(c) }",
+        domains='"mine": 1',
     )
     return weights(model, w=normal(4))
 
@@ -758,13 +771,16 @@ def arg_max_and_size() -> onnx.ModelProto:
 
 @_add
 def variadic_sum() -> onnx.ModelProto:
-    return text("g (float[N,4] a, float[N,4] b, float[N,4] c) => (float[N,4] y) { s = Sum(a, b, c) m = Max(s, a) y = Mean(m, b) }")
+    return text(
+        "g (float[N,4] a, float[N,4] b, float[N,4] c) => (float[N,4] y) { s = Sum(a, b, c) m = Max(s, a) y = Mean(m, b) }"
+    )
 
 
 @_add
 def split_outputs() -> onnx.ModelProto:
     return text(
-        "g (float[2,6] x) => (float[2,3] y) { r = Relu(x) a, b = Split<axis=1, num_outputs=2>(r) y = Mul(a, b) }", opset=18
+        "g (float[2,6] x) => (float[2,3] y) { r = Relu(x) a, b = Split<axis=1, num_outputs=2>(r) y = Mul(a, b) }",
+        opset=18,
     )
 
 

@@ -49,7 +49,8 @@ def test_the_typed_graph_computes_the_same_within_float16(name: str) -> None:
     feeds = _feeds(model)
     before, after = _run(model, feeds), _run(result.model, feeds)
     for left, right in zip(before, after, strict=True):
-        assert left.dtype == right.dtype and left.shape == right.shape
+        assert left.dtype == right.dtype
+        assert left.shape == right.shape
         if left.dtype.kind == "f":
             np.testing.assert_allclose(right.astype(np.float64), left.astype(np.float64), rtol=2e-2, atol=2e-2)
         else:
@@ -106,7 +107,9 @@ def test_tensorrt_rtx_builds_what_it_builds_in_fp32(name: str, precision: str) -
 @pytest.mark.rtx
 def test_low_interface_passes_the_gates() -> None:
     model, result = _rewrite("concat_of_cache", "fp16", io_types="low=pa*,pre*")
-    types = {info.name: info.type.tensor_type.elem_type for info in (*result.model.graph.input, *result.model.graph.output)}
+    types = {
+        info.name: info.type.tensor_type.elem_type for info in (*result.model.graph.input, *result.model.graph.output)
+    }
     half, single = TensorProto.FLOAT16, TensorProto.FLOAT
     assert types == {"past": half, "x": single, "present": half, "y": single}
     assert_gates(result.model, rtx_baseline=model)
