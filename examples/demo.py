@@ -56,8 +56,8 @@ def show(preset: str, title: str, folder: Path, console: Console) -> Result:
 
     console.print(f"\n$ planner analyze {path}")
     analysis = pp.analyze(path)
-    norms = [norm for norm in analysis.normalizations if norm["kind"] == "layer_normalization"]
-    forms = Counter(norm["form"] for norm in norms)
+    norms = [norm for norm in analysis.normalizations if norm.kind == "layer_normalization"]
+    forms = Counter(norm.form for norm in norms)
     model = analysis.to_dict()["model"]
     console.print(
         f"opset {model['opset']}, {model['nodes']} nodes, {model['weight_bytes'] / 1e6:.0f} MB of weights; "

@@ -36,6 +36,7 @@ from precision_planner.cli.options import fusion_kinds, graph_options
 @click.option("--hardware-compatible", is_flag=True, help="An engine for Ampere and every newer GPU.")
 @click.option("--no-calibrate", is_flag=True, help="Measure no activations: decide by what holds without data.")
 @graph_options
+@click.option("--no-verify", is_flag=True, help="Do not run onnxruntime on fused and typed models.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Also write the plan here; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 def command(model: str, output: str, json_path: str | None, force: bool, **options: Any) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 from precision_planner.analysis.evidence import collect_evidence
 from precision_planner.model import Model, NodeId
 from precision_planner.model.inputs import Inputs
+from precision_planner.numerics.formats import get_format
+from precision_planner.patterns import Match
 from precision_planner.planning.policy import Choices, Resolution, resolve
 from precision_planner.planning.selectors import pattern_kinds
 from precision_planner.rules import Evaluation, Evidence, Finding, RuleBook, evaluate, load_rulebook
@@ -94,22 +96,42 @@ def decide(
 
 
 def _normalizations(evidence: Evidence, evaluation: Evaluation, resolution: Resolution) -> dict[NodeId, Decision]:
-    """Say of every LayerNormalization, fused or native, that its statistics are FP32 and why.
+    """Say of every LayerNormalization, fused or native, how its statistics come to be FP32 and why.
 
-    The operator computes them so by itself (stash_type 1), so this costs nothing; without it a plan would count as
-    low what is not.
+    The operator computes them so by itself (stash_type 1) and takes its data in the low type, which costs nothing:
+    `compute`. Data that may not fit the low type makes it an `island`.
     """
     found: dict[NodeId, Decision] = {}
     fused = {match.anchor for match in resolution.fuse if match.kind == "layer_normalization"}
     for action in evaluation.actions:
-        if action.kind == "fuse" and action.match is not None and action.match.anchor in fused:
-            found[action.match.anchor] = Decision(
-                "fp32", action.reason, action.rule, "compute", {k: json_value(v) for k, v in action.evidence.items()}
-            )
+        match = action.match
+        if action.kind == "fuse" and match is not None and match.anchor in fused:
+            facts = {name: json_value(value) for name, value in action.evidence.items()}
+            found[match.anchor] = _norm_decision(evidence, match, action.reason, action.rule, facts)
     for match in evidence.matches:
-        if match.kind == "layer_normalization" and match.form == "native":
-            stash = match.attributes.get("stash_type", 1)
-            if stash == 1:
-                reason = "LayerNormalization computes its statistics in FP32 (stash_type 1)"
-                found.setdefault(match.anchor, Decision("fp32", reason, None, "compute"))
+        native = match.kind == "layer_normalization" and match.form == "native"
+        if native and match.attributes.get("stash_type", 1) == 1:
+            reason = "LayerNormalization computes its statistics in FP32 (stash_type 1)"
+            found.setdefault(match.anchor, _norm_decision(evidence, match, reason, None, {}))
     return found
+
+
+def _norm_decision(evidence: Evidence, match: Match, reason: str, rule: str | None, facts: dict[str, Any]) -> Decision:
+    amax = _amax(evidence, match)
+    limit = get_format(evidence.precision).max_finite
+    if amax is None or amax * evidence.headroom <= limit:
+        return Decision("fp32", reason, rule, "compute", facts)
+    headroom = limit / amax if amax else 0.0
+    said = f"{reason}; its input reaches {amax:.4g}, headroom {headroom:.3g}, so it is read in FP32 too"
+    return Decision("fp32", said, rule, "island", {**facts, "amax": amax, "headroom": headroom})
+
+
+def _amax(evidence: Evidence, match: Match) -> float | None:
+    """The largest magnitude of what a normalization reads; None where it was not measured."""
+    scope = evidence.index.by_path.get(match.scope)
+    value = match.inputs.get("x", "")
+    if evidence.ranges is None or scope is None or not value:
+        return None
+    holder = evidence.index.resolve(scope, value)
+    found = None if holder is None else evidence.ranges.get((holder.path, value))
+    return None if found is None else float(found.amax)

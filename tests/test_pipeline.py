@@ -1,0 +1,194 @@
+"""The whole path, from a model to a plan folder, on the sample classifiers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+import precision_planner as pp
+from examples.bert_classifier import PRESETS, build_bert_classifier, reference_forward, sample_inputs
+from precision_planner.cli.main import main, planner
+from precision_planner.errors import PlanError, TargetError
+from precision_planner.model import Model
+from precision_planner.model.inputs import load_inputs
+from precision_planner.pipeline import make_profiles
+from precision_planner.planning import PrecisionPlan
+from tests.gates import assert_gates
+
+ROWS, SEQUENCE = 12, 48
+
+
+@pytest.fixture(scope="module")
+def massive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The tiny classifier with massive activations, and its inputs, as files."""
+    folder = tmp_path_factory.mktemp("massive")
+    spec = PRESETS["tiny-massive"]
+    onnx.save(build_bert_classifier(spec), folder / "model.onnx")
+    np.savez(folder / "inputs.npz", **sample_inputs(spec, rows=ROWS, sequence=SEQUENCE))
+    return folder / "model.onnx", folder / "inputs.npz"
+
+
+def float64_probability(preset: str) -> np.ndarray:
+    spec = PRESETS[preset]
+    inputs = sample_inputs(spec, rows=ROWS, sequence=SEQUENCE)
+    return reference_forward(spec, inputs["input"])["probability"]
+
+
+def sad(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).sum(axis=1).max())
+
+
+def test_plain_fp16_is_garbage_and_the_plan_is_not(massive) -> None:
+    """Judged against the float64 forward pass, not against our own reference."""
+    path, inputs = massive
+    expected = float64_probability("tiny-massive")
+    plain = pp.simulate(path, inputs, precision="fp16", semantics="fused", weights="saturate")
+    assert sad(plain["probability"], expected) > 0.1
+    planned = pp.plan(path, inputs=inputs, tolerance={"probability:sad": 5e-3})
+    assert planned.passed
+    simulated = pp.simulate(planned.model, inputs)
+    assert sad(simulated["probability"], expected) < 5e-3
+
+
+def test_every_layernorm_is_accounted_for(massive) -> None:
+    path, inputs = massive
+    norms = [norm for norm in pp.analyze(path).normalizations if norm.kind == "layer_normalization"]
+    planned = pp.plan(path, inputs=inputs)
+    nodes = [node for node in planned.plan.nodes if node.op_type == "LayerNormalization"]
+    assert len(norms) == 2 * PRESETS["tiny-massive"].layers + 1 == len(nodes)
+    assert all(node.precision == "fp32" and node.keep_as == "compute" and node.reason for node in nodes)
+    assert not any(node.precision == "fp32" and node.op_type in ("MatMul", "Gemm") for node in planned.plan.nodes)
+
+
+@pytest.mark.slow
+def test_an_overflowing_ffn_is_found_without_being_told(tmp_path: Path) -> None:
+    spec = PRESETS["tiny-ffn"]
+    onnx.save(build_bert_classifier(spec), tmp_path / "model.onnx")
+    inputs = dict(sample_inputs(spec, rows=ROWS, sequence=SEQUENCE))
+    expected = float64_probability("tiny-ffn")
+    only_norms = pp.rewrite(tmp_path / "model.onnx", inputs=inputs)
+    assert not np.isfinite(pp.simulate(only_norms.typed, inputs)["probability"]).all()
+    planned = pp.plan(tmp_path / "model.onnx", inputs=inputs, tolerance={"probability:sad": 5e-3})
+    assert planned.passed
+    assert sad(pp.simulate(planned.model, inputs)["probability"], expected) < 5e-3
+
+
+@pytest.mark.slow
+@pytest.mark.rtx
+def test_the_planned_model_passes_every_gate(massive, tmp_path: Path) -> None:
+    path, inputs = massive
+    pp.plan(path, target="tensorrt-rtx", inputs=inputs).save(tmp_path / "plan")
+    assert_gates(tmp_path / "plan" / "model.onnx")
+    run = subprocess.run(
+        [sys.executable, "build.py", "--compute-capabilities", "SM89"],
+        cwd=tmp_path / "plan", capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_golden_outputs_are_the_fp32_models(massive, tmp_path: Path) -> None:
+    path, inputs = massive
+    pp.plan(path, inputs=inputs).save(tmp_path / "plan")
+    with np.load(next((tmp_path / "plan" / "golden").glob("*.outputs.npz"))) as golden:
+        # float32 arithmetic against float64
+        np.testing.assert_allclose(golden["probability"], float64_probability("tiny-massive"), atol=2e-5)
+
+
+def test_the_command_writes_a_folder_and_says_so(massive, tmp_path: Path) -> None:
+    path, inputs = massive
+    arguments = ["plan", str(path), "-o", str(tmp_path / "p"), "--inputs", str(inputs), "--json", "-"]
+    result = CliRunner().invoke(planner, [*arguments, "--tolerance", "probability:sad=5e-3"], standalone_mode=False)
+    assert result.exception is None, result.exception
+    assert result.return_value == 0
+    on_stdout = json.loads(result.stdout)
+    assert on_stdout == json.loads((tmp_path / "p" / "plan.json").read_text())
+    assert PrecisionPlan.from_dict(on_stdout).target == "tensorrt-11"
+
+
+def test_beyond_tolerance_is_exit_1_and_the_folder_still_there(massive, tmp_path: Path) -> None:
+    path, inputs = massive
+    arguments = ["plan", str(path), "-o", str(tmp_path / "p"), "--inputs", str(inputs), "--tolerance", "sad=1e-9"]
+    assert main(arguments) == 1
+    assert (tmp_path / "p" / "plan.json").is_file()
+
+
+def test_the_same_inputs_give_the_same_plan(massive) -> None:
+    path, inputs = massive
+    first, second = (pp.plan(path, inputs=inputs).plan.to_json() for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "tensorrt-12"], "unknown target 'tensorrt-12'"),
+        (["--target", "tensorrt-8.6", "--precision", "bf16"], "tensorrt-8.6 has no BF16"),
+        (["--target", "tensorrt-8.6", "--io-types", "low"], "weakly typed"),
+        (["--tolerance", "sadness=1"], "sad"),
+        (["--tolerance", "nowhere:sad=1"], "nowhere"),
+        (["--minShapes", "input:0x"], "NAME:AxBxC"),
+        (["--minShapes", "other:1x8"], "other"),
+        (["--keep-fp32", "nothing-like-it"], "nothing-like-it"),
+        (["--only", "ZZ999"], "ZZ999"),
+    ],
+)
+def test_mistakes_are_one_line_exit_2_and_leave_nothing(massive, tmp_path: Path, capsys, arguments, message) -> None:
+    path, inputs = massive
+    code = main(["plan", str(path), "-o", str(tmp_path / "p"), "--inputs", str(inputs), *arguments])
+    said = capsys.readouterr().err.strip()
+    assert code == 2
+    assert message in said
+    assert "\n" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- optimization profiles
+
+
+def test_profiles_come_from_the_data_and_hold_every_batch(massive) -> None:
+    model = Model.load(massive[0])
+    batches = [{"input": np.ones((rows, length), np.int64)} for rows, length in ((4, 16), (2, 90), (9, 5))]
+    profile = make_profiles(model, load_inputs(batches, model))["input"]
+    assert profile.opt == (4, 16)
+    assert profile.max == (9, 90)
+    assert profile.min[0] == 1
+    assert profile.min[1] <= 5
+
+
+def test_given_shapes_win_and_must_be_in_order(massive) -> None:
+    model = Model.load(massive[0])
+    data = load_inputs({"input": np.ones((4, 16), np.int64)}, model)
+    given = make_profiles(model, data, {"input": (2, 4)}, {"input": (3, 32)}, {"input": (8, 64)})["input"]
+    assert (given.min, given.opt, given.max) == ((2, 4), (3, 32), (8, 64))
+    with pytest.raises(PlanError, match="not in order"):
+        make_profiles(model, data, {"input": (9, 4)}, {"input": (3, 32)}, {"input": (8, 64)})
+    with pytest.raises(PlanError, match="does not fit"):
+        make_profiles(model, data, {"input": (9, 4, 1)})
+
+
+def test_a_static_model_has_no_profile() -> None:
+    proto = build_bert_classifier(PRESETS["tiny"])
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 16
+    model = Model.load(proto)
+    assert make_profiles(model, load_inputs({"input": np.ones((2, 16), np.int64)}, model)) == {}
+
+
+def test_a_weak_plan_keeps_the_types_and_names_its_constraints(massive) -> None:
+    path, inputs = massive
+    planned = pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_fp32=["softmax"])
+    types = {tensor.data_type for tensor in planned.model.proto.graph.initializer}
+    assert onnx.TensorProto.FLOAT16 not in types
+    softmax = [node for node in planned.model.proto.graph.node if node.op_type == "Softmax"]
+    outputs = {output for entry in planned.plan.constraints for output in entry.outputs}
+    assert {node.output[0] for node in softmax} <= outputs
+    with pytest.raises(TargetError):
+        pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_bf16=["softmax"])
