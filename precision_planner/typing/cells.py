@@ -162,7 +162,7 @@ class Cells:
             source = wide
         if cell.kind == "state" and source & ~wide:
             source &= ~wide
-        need = cell.need
+        need = cell.need or wide  # what nobody reads stays as it is
         if source & wide and need & wide:
             chosen = self.wide
         elif source & (wide | brain) and need & (wide | brain):
