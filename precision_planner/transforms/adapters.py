@@ -30,6 +30,8 @@ class Context:
     path: tuple[str, ...]
     taken: set[str]
     container: GraphProto | FunctionProto
+    upsampled: set[str] = field(default_factory=set)
+    """Outputs of Upsample nodes, which became Resize nodes on the way: they never shrink."""
     _pending: list[NodeProto] = field(default_factory=list)
 
     def inside(self, step: str, body: GraphProto) -> Context:
@@ -164,13 +166,24 @@ def _upsample(node: NodeProto, context: Context) -> list[NodeProto]:
     if mode is not None and mode.s not in (b"nearest", b"linear"):
         raise Refused(f"Upsample {display_name(node)} has mode {mode.s!r}")
     node.op_type = "Resize"
+    context.upsampled.add(node.output[0])
     return [node]
 
 
 def _resize_11(node: NodeProto, context: Context) -> list[NodeProto]:
-    """Resize 10 maps x_out / scale and takes the floor: asymmetric, floor."""
+    """Resize 10 maps x_out / scale (asymmetric); nearest rounds down where it enlarges, up where it shrinks."""
     mode = _attribute(node, "mode")
     nearest = mode is None or mode.s == b"nearest"
+    rounding = "floor"
+    if nearest and node.output[0] not in context.upsampled:
+        scope = context.index.by_path.get(context.path)
+        factors = None if scope is None else context.index.constant(scope, node.input[1], context.model, 16)
+        if factors is None:
+            raise Refused(f"the scales of Resize {display_name(node)} are no constant, and decide how it rounds")
+        if (factors < 1).any():
+            if (factors > 1).any():
+                raise Refused(f"Resize {display_name(node)} shrinks one axis and enlarges another")
+            rounding = "ceil"
     kind = _float_type(node, context) if context.type(node.input[0]).elem_type else np.dtype(np.float32)
     roi = context.constant(_base(node, "roi"), np.zeros(0, kind if kind.kind == "f" else np.float32))
     scales = node.input[1]
@@ -178,7 +191,7 @@ def _resize_11(node: NodeProto, context: Context) -> list[NodeProto]:
     node.input.extend([roi, scales])
     node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
     if nearest:
-        node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
+        node.attribute.append(helper.make_attribute("nearest_mode", rounding))
     return [node]
 
 

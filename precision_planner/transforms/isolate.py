@@ -1,54 +1,16 @@
-"""Judging a fusion inside a body or a local function, where its values cannot be fetched from a run.
-
-The matched nodes become a model of their own, which is fused again and run before and after on made-up values.
-"""
+"""The nodes of a match as a model of their own: in its own types, or all in float64 as the judge of a fusion."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from precision_planner.errors import MissingExtraError
-from precision_planner.model import GraphIndex, Model, Scope, TypeTable, ValueType, infer_types, numpy_dtype
-from precision_planner.patterns import Match, find_patterns
-from precision_planner.patterns.functions import with_function_types
-from precision_planner.transforms.fuse import fuse
-from precision_planner.transforms.verify import judge
+from precision_planner.model import FLOAT_TYPES, GraphIndex, Model, Scope, TypeTable, ValueType, constant_value
+from precision_planner.patterns import Match
 
 _FREE_SIZE = 3
 """What an axis of unknown size gets."""
-
-
-def judge_isolated(model: Model, fused: Sequence[Match]) -> dict[int, str]:
-    """Index of a fused match outside the main graph -> why it has to be rolled back.
-
-    Args:
-      model: the model in which the matches were found.
-      fused: the matches; those of the main graph are passed over.
-    """
-    inner = [(at, match) for at, match in enumerate(fused) if match.scope]
-    if not inner:
-        return {}
-    index = GraphIndex(model.proto)
-    types = with_function_types(model, index, infer_types(model, index))
-    worse: dict[int, str] = {}
-    for at, match in inner:
-        scope = index.by_path[match.scope]
-        alone = isolate(model, index, types, scope, match)
-        matches = [m for m in find_patterns(alone, kinds=[match.kind]) if m.fusable or m.rewrite is not None]
-        result = fuse(alone, matches, kinds=[match.kind], channels_first=True, opset=model.opset)
-        if not result.fused:
-            continue
-        try:
-            judgement = judge(alone, result.model, result.fused, _feeds(alone))
-        except MissingExtraError:
-            return {}
-        if judgement.worse:
-            worse[at] = judgement.reason
-    return worse
 
 
 def isolate(model: Model, index: GraphIndex, types: TypeTable, scope: Scope, match: Match) -> Model:
@@ -103,12 +65,33 @@ def _input(name: str, kind: ValueType, match: Match) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, kind.elem_type or TensorProto.FLOAT, shape)
 
 
-def _feeds(model: Model) -> dict[str, np.ndarray]:
-    """Normal values of mean 0.5, which a normalization without its mean would get wrong."""
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for value in model.proto.graph.input:
-        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        array = rng.normal(0.5, 1.5, shape)
-        feeds[value.name] = array.astype(numpy_dtype(value.type.tensor_type.elem_type))
-    return feeds
+def doubled(model: Model) -> Model:
+    """The model with every float in float64: inputs, constants, the targets of Casts; values are kept exactly.
+
+    Args:
+      model: what `isolate` gave: no bodies, no functions.
+    """
+    proto = model.edit()
+    tensors = [_double(model, tensor) for tensor in proto.graph.initializer]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(tensors)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.tensor_type.elem_type in FLOAT_TYPES:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            array = constant_value(node, model)
+            if array is not None and array.dtype.kind in "fV":
+                wide = numpy_helper.from_array(array.astype(np.float64))
+                del node.attribute[:]
+                node.attribute.append(helper.make_attribute("value", wide))
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i in FLOAT_TYPES:
+                attribute.i = TensorProto.DOUBLE
+    return model.with_proto(proto)
+
+
+def _double(model: Model, tensor: TensorProto) -> TensorProto:
+    if tensor.data_type not in FLOAT_TYPES:
+        return tensor
+    return numpy_helper.from_array(model.array(tensor).astype(np.float64), tensor.name)

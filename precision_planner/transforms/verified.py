@@ -11,8 +11,8 @@ from precision_planner.errors import PlannerError
 from precision_planner.model import GraphIndex, Model
 from precision_planner.model.synthesis import synthesise
 from precision_planner.patterns import Match
+from precision_planner.transforms.bodies import judge_isolated
 from precision_planner.transforms.fuse import DEFAULT_KINDS, FusionResult, fuse
-from precision_planner.transforms.isolate import judge_isolated
 from precision_planner.transforms.verify import Judgement, judge
 
 Batches = Iterable[Mapping[str, np.ndarray]]

@@ -1,8 +1,9 @@
 """Judging fusions by numbers: every fused normalization before and after, against float64.
 
-Before and after run in onnxruntime with its optimizations off, on the same inputs. At each fused normalization the
-value that went in is fetched from both runs, normalized in float64 by its definition, and compared with what came
-out. A fusion whose error grew by more than rounding, or that is not finite where the original was, is rolled back.
+Before and after run in onnxruntime with its optimizations off, on the same inputs. At each fused normalization what
+went in is fetched from both runs, goes through the original nodes in float64 (through the definition where
+onnxruntime has no float64 kernel for one of them), and is compared with what came out. A fusion whose error grew by
+more than rounding, or that is not finite where the original was, is rolled back.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 from onnx import TensorProto
 
 from precision_planner.errors import InputsError, InstallationError, MissingExtraError, ModelError
-from precision_planner.model import Model
+from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.model.session import Session
 from precision_planner.patterns import Match, NormRewrite
+from precision_planner.transforms.isolate import doubled, isolate
 
 _EPS: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8, TensorProto.FLOAT: 2.0**-24}
 GROWTH = 8.0
@@ -62,6 +64,9 @@ def judge(before: Model, after: Model, fused: Sequence[Match], feeds: Feeds) -> 
     """
     worse: dict[int, str] = {}
     errors: dict[int, tuple[float, float]] = {}
+    index = GraphIndex(before.proto)
+    types = infer_types(before, index)
+    defined = _defined(after)
     here = [(at, match) for at, match in enumerate(fused) if not match.scope and match.rewrite is not None]
     outputs = [value.name for value in before.proto.graph.output]
     max_abs = 0.0
@@ -69,16 +74,18 @@ def judge(before: Model, after: Model, fused: Sequence[Match], feeds: Feeds) -> 
         for start in range(0, max(len(here), 1), _AT_ONCE):
             part = here[start : start + _AT_ONCE]
             names = [*outputs] if start == 0 else []
-            names += [name for _, match in part for name in _values(match)]
+            alone = {at: isolate(before, index, types, index.main, match) for at, match in part}
+            for at, match in part:
+                names += [*_values(match), *(value.name for value in alone[at].proto.graph.input)]
             old = _run(before, names, feeds)
             if start == 0 and not any(np.isfinite(_float(old[name])).any() for name in outputs if _is_float(old[name])):
                 return Judgement(None, None, "the model itself gives nothing finite on these inputs")
             try:
-                new = _run(after, [name for name in names if _exists(after, name)], feeds)
+                new = _run(after, [name for name in names if name in defined], feeds)
             except ModelError as error:
                 return Judgement(False, None, str(error), dict.fromkeys(range(len(fused)), str(error)))
             for at, match in part:
-                verdict, pair = _compare(match, old, new)
+                verdict, pair = _compare(match, alone[at], old, new)
                 errors[at] = pair
                 if verdict:
                     worse[at] = verdict
@@ -110,10 +117,6 @@ def _run(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, np.ndarr
     return found
 
 
-def _exists(model: Model, name: str) -> bool:
-    return name in _defined(model)
-
-
 def _defined(model: Model) -> set[str]:
     graph = model.proto.graph
     made = {name for node in graph.node for name in node.output}
@@ -121,13 +124,12 @@ def _defined(model: Model) -> set[str]:
 
 
 def _compare(
-    match: Match, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
+    match: Match, alone: Model, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
 ) -> tuple[str, tuple[float, float]]:
     """('' or why it is worse, (error before, error after))."""
     rewrite = match.rewrite
     assert rewrite is not None
-    before_ref = normalize(rewrite, old)
-    after_ref = normalize(rewrite, {**old, **new})
+    before_ref, after_ref = _in_float64(alone, rewrite, match.output, [old, {**old, **new}])
     before, after = _float(old[match.output]), _float(new[match.output])
     if before.shape != after.shape:
         return f"the shape is {list(after.shape)}, was {list(before.shape)}", (0.0, float("inf"))
@@ -143,6 +145,22 @@ def _compare(
         reason = f"the error against float64 grew from {error_before:.3g} to {error_after:.3g}"
         return reason, (error_before, error_after)
     return "", (error_before, error_after)
+
+
+def _in_float64(
+    alone: Model, rewrite: NormRewrite, output: str, runs: Sequence[Mapping[str, np.ndarray]]
+) -> list[np.ndarray]:
+    """What the original nodes give in float64 for the values of each run."""
+    try:
+        with Session(doubled(alone), [output]) as session:
+            names = session.input_names
+            return [_float(session.run({name: _wide(values[name]) for name in names})[output]) for values in runs]
+    except ModelError:  # no float64 kernel for one of the nodes
+        return [normalize(rewrite, values) for values in runs]
+
+
+def _wide(value: np.ndarray) -> np.ndarray:
+    return _float(value) if _is_float(value) else value
 
 
 def normalize(rewrite: NormRewrite, values: Mapping[str, np.ndarray]) -> np.ndarray:

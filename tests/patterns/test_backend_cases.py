@@ -6,7 +6,7 @@ The published outputs are the oracle.
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from precision_planner.transforms import fuse
 KINDS = ("layer_normalization", "rms_normalization")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cases() -> dict[str, Any]:
     """Test cases by name; only the two modules are imported, as collecting every op takes five seconds."""
     node = importlib.import_module("onnx.backend.test.case.node")

@@ -6,7 +6,7 @@ The expected results come from the definition of the normalization in numpy floa
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "normalizations.md"
 _IDS = [f"{variant.section}: {variant.name}" for variant in VARIANTS]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _outcome(at: int) -> tuple[Case, Model, list[Match], FusionResult]:
     case = VARIANTS[at].make()
     model = Model.load(case.model)
@@ -81,15 +81,21 @@ def _table() -> str:
     lines = [
         "# Normalizations: what is recognised, what is fused, and why not",
         "",
-        "Written by `tests/patterns/test_table.py` (`make update-goldens`), which builds every variant, rewrites it, and",
-        "compares the result with the normalization's definition in float64. *Fused* means one node;",
+        "Written by `tests/patterns/test_table.py` (`make update-goldens`), which builds every variant, rewrites it,",
+        "and compares the result with the normalization's definition in float64. *Fused* means one node;",
         "*island* means recognised and left as it is, to be kept in FP32; *rejected* means a look-alike.",
     ]
     section = ""
     for at, variant in enumerate(VARIANTS):
         if variant.section != section:
             section = variant.section
-            lines += ["", f"## {section}", "", "| variant | kind | recognised | outcome | reason |", "|---|---|---|---|---|"]
+            lines += [
+                "",
+                f"## {section}",
+                "",
+                "| variant | kind | recognised | outcome | reason |",
+                "|---|---|---|---|---|",
+            ]
         _, _, matches, result = _outcome(at)
         own = _own(variant, matches)
         recognised = "yes" if own and all(match.proven for match in own) else "no"

@@ -102,8 +102,7 @@ def shared_inverse() -> Case:
     parts = []
     for gamma, beta in ((a, b), (b, a)):
         factor = g.op("Mul", inverse, g.const(gamma))
-        parts.append(g.op("Add", g.op("Mul", "x", factor),
-                          g.op("Sub", g.const(beta), g.op("Mul", mean, factor))))
+        parts.append(g.op("Add", g.op("Mul", "x", factor), g.op("Sub", g.const(beta), g.op("Mul", mean, factor))))
     g.op("Add", *parts, output="y")
     g.output("y")
     total = a.astype(np.float64) + b
@@ -214,8 +213,13 @@ def instance_reshape(groups: int, affine: bool = True) -> Callable[[], Case]:
         g = Graph(13)
         g.input("x", x.shape)
         shape = g.const(np.array([0, groups, -1], np.int64), "initializer")
-        y = g.op("InstanceNormalization", g.op("Reshape", "x", shape), g.const(np.ones(groups, np.float32)),
-                 g.const(np.zeros(groups, np.float32)), epsilon=1e-5)
+        y = g.op(
+            "InstanceNormalization",
+            g.op("Reshape", "x", shape),
+            g.const(np.ones(groups, np.float32)),
+            g.const(np.zeros(groups, np.float32)),
+            epsilon=1e-5,
+        )
         y = g.op("Reshape", y, g.op("Shape", "x"))
         expected = layer(x.reshape(2, groups, -1), (-1,)).reshape(x.shape)
         if affine:
@@ -234,8 +238,13 @@ def instance_rows() -> Case:
     gamma, beta = _rng().uniform(0.5, 2, (2, 8)).astype(np.float32)
     g = Graph(13)
     g.input("x", x.shape)
-    y = g.op("InstanceNormalization", g.op("Reshape", "x", g.const(np.array([1, 10, 8], np.int64), "initializer")),
-             g.const(np.ones(10, np.float32)), g.const(np.zeros(10, np.float32)), epsilon=1e-6)
+    y = g.op(
+        "InstanceNormalization",
+        g.op("Reshape", "x", g.const(np.array([1, 10, 8], np.int64), "initializer")),
+        g.const(np.ones(10, np.float32)),
+        g.const(np.zeros(10, np.float32)),
+        epsilon=1e-6,
+    )
     y = g.op("Reshape", y, g.const(np.array([2, 5, 8], np.int64), "initializer"))
     g.op("Add", g.op("Mul", y, g.const(gamma)), g.const(beta), output="y")
     g.output("y")
@@ -274,8 +283,9 @@ def expanded() -> Case:
     return Case(model, {"x": x, "gamma": gamma, "beta": beta}, layer(x, (-1,), 1e-4) * gamma + beta)
 
 
-def _native(op_type: str, inputs: Mapping[str, np.ndarray], opset: int, domain: str = "", **attributes: Any
-            ) -> Callable[[], Case]:
+def _native(
+    op_type: str, inputs: Mapping[str, np.ndarray], opset: int, domain: str = "", **attributes: Any
+) -> Callable[[], Case]:
     def make() -> Case:
         g = Graph(opset)
         first = next(iter(inputs))
@@ -383,8 +393,11 @@ def _variants() -> list[Variant]:
     for place in ("If", "Loop", "Scan"):
         add(axes, f"inside the body of {place}", _spelled(place=place))
     add(axes, "inside a local function", _spelled(place="function", opset=15))
-    add(axes, "inside a local function, gamma and beta its arguments",
-        _spelled(place="function", opset=17, affine_shape="run time"))
+    add(
+        axes,
+        "inside a local function, gamma and beta its arguments",
+        _spelled(place="function", opset=17, affine_shape="run time"),
+    )
 
     types = "Types"
     add(types, "all in half", _spelled(casts="half"))
@@ -400,48 +413,111 @@ def _variants() -> list[Variant]:
     add(rms, "x * rsqrt(mean(x^2) + eps) * g below opset 23", _spelled(norm="rms", bias=False), "island", **kind)
     for root in ("sqrt reciprocal", "1/sqrt", "pow -0.5"):
         add(rms, f"written with {root}", _spelled(norm="rms", bias=False, root=root), "island", **kind)
-    add(rms, "gamma behind the Cast (Llama)", _spelled(norm="rms", bias=False, casts="upcast before affine",
-                                                      root="sqrt reciprocal"), "island", **kind)
-    add(rms, "gamma before the Cast (T5)", _spelled(norm="rms", bias=False, casts="upcast whole",
-                                                    root="sqrt reciprocal"), "island", **kind)
+    add(
+        rms,
+        "gamma behind the Cast (Llama)",
+        _spelled(norm="rms", bias=False, casts="upcast before affine", root="sqrt reciprocal"),
+        "island",
+        **kind,
+    )
+    add(
+        rms,
+        "gamma before the Cast (T5)",
+        _spelled(norm="rms", bias=False, casts="upcast whole", root="sqrt reciprocal"),
+        "island",
+        **kind,
+    )
     add(rms, "1 + w (Gemma)", one_plus_weight, "island", **kind)
     add(rms, "at opset 23, asked for", rms_23, options={"kinds": ("rms_normalization",)}, **kind)
-    add(rms, "below opset 23, opset 23 asked for", _spelled(norm="rms", bias=False),
-        options={"kinds": ("rms_normalization",), "opset": 23}, **kind)
+    add(
+        rms,
+        "below opset 23, opset 23 asked for",
+        _spelled(norm="rms", bias=False),
+        options={"kinds": ("rms_normalization",), "opset": 23},
+        **kind,
+    )
 
     x = _rng().normal(0.3, 2, (2, 6, 4, 5)).astype(np.float32)
     c, w = np.ones(6, np.float32), np.ones(5, np.float32)
     native = "Native nodes and other normalizations"
     add(native, "LayerNormalization", _native("LayerNormalization", {"x": x, "w": w}, 17), "native")
     add(native, "RMSNormalization", _native("RMSNormalization", {"x": x, "w": w}, 23), "native", **kind)
-    add(native, "GroupNormalization (opset 18)", _native("GroupNormalization", {"x": x, "w": c[:3], "b": c[:3]}, 18,
-                                                         num_groups=3), "native", kind="group_normalization")
-    add(native, "GroupNormalization (opset 21)", _native("GroupNormalization", {"x": x, "w": c, "b": c}, 21,
-                                                         num_groups=3), "native", kind="group_normalization")
-    add(native, "InstanceNormalization", _native("InstanceNormalization", {"x": x, "w": c, "b": c}, 13), "native",
-        kind="instance_normalization")
-    add(native, "BatchNormalization", _native("BatchNormalization", {"x": x, "w": c, "b": c, "m": c, "v": c}, 13),
-        "native", kind="batch_normalization")
-    add(native, "MeanVarianceNormalization (its eps comes after the root)",
-        _native("MeanVarianceNormalization", {"x": x}, 13), "native", kind="mean_variance_normalization")
+    add(
+        native,
+        "GroupNormalization (opset 18)",
+        _native("GroupNormalization", {"x": x, "w": c[:3], "b": c[:3]}, 18, num_groups=3),
+        "native",
+        kind="group_normalization",
+    )
+    add(
+        native,
+        "GroupNormalization (opset 21)",
+        _native("GroupNormalization", {"x": x, "w": c, "b": c}, 21, num_groups=3),
+        "native",
+        kind="group_normalization",
+    )
+    add(
+        native,
+        "InstanceNormalization",
+        _native("InstanceNormalization", {"x": x, "w": c, "b": c}, 13),
+        "native",
+        kind="instance_normalization",
+    )
+    add(
+        native,
+        "BatchNormalization",
+        _native("BatchNormalization", {"x": x, "w": c, "b": c, "m": c, "v": c}, 13),
+        "native",
+        kind="batch_normalization",
+    )
+    add(
+        native,
+        "MeanVarianceNormalization (its eps comes after the root)",
+        _native("MeanVarianceNormalization", {"x": x}, 13),
+        "native",
+        kind="mean_variance_normalization",
+    )
     flat = x.reshape(2, 24, 5)
     microsoft = "com.microsoft"
-    add(native, "com.microsoft SkipLayerNormalization",
-        _native("SkipLayerNormalization", {"x": flat, "s": flat, "w": w, "b": w}, 17, microsoft), "native")
-    add(native, "com.microsoft SkipSimplifiedLayerNormalization",
-        _native("SkipSimplifiedLayerNormalization", {"x": flat, "s": flat, "w": w}, 17, microsoft), "native", **kind)
-    add(native, "SimplifiedLayerNormalization (onnxruntime's own)",
-        _native("SimplifiedLayerNormalization", {"x": flat, "w": w}, 17), "native", **kind)
-    add(native, "GroupNorm as Reshape, InstanceNormalization, Reshape, Mul, Add", instance_reshape(3), "island",
-        kind="group_normalization")
+    add(
+        native,
+        "com.microsoft SkipLayerNormalization",
+        _native("SkipLayerNormalization", {"x": flat, "s": flat, "w": w, "b": w}, 17, microsoft),
+        "native",
+    )
+    add(
+        native,
+        "com.microsoft SkipSimplifiedLayerNormalization",
+        _native("SkipSimplifiedLayerNormalization", {"x": flat, "s": flat, "w": w}, 17, microsoft),
+        "native",
+        **kind,
+    )
+    add(
+        native,
+        "SimplifiedLayerNormalization (onnxruntime's own)",
+        _native("SimplifiedLayerNormalization", {"x": flat, "w": w}, 17),
+        "native",
+        **kind,
+    )
+    add(
+        native,
+        "GroupNorm as Reshape, InstanceNormalization, Reshape, Mul, Add",
+        instance_reshape(3),
+        "island",
+        kind="group_normalization",
+    )
     add(native, "the same with one group: over C, H and W, the affine behind", instance_reshape(1))
 
     for fault in FAULTS:
         fields: dict[str, Any] = {"fault": fault, "center": "sub"}
         if fault == "multiplied by the root":
             fields["root"] = "sqrt reciprocal"
-        proven = fault in ("mean read elsewhere", "x - mean a graph output", "variance captured by a body",
-                           "gamma grows the shape")
+        proven = fault in (
+            "mean read elsewhere",
+            "x - mean a graph output",
+            "variance captured by a body",
+            "gamma grows the shape",
+        )
         if fault == "mean added":  # x + mean(x) over its root mean square: another normalization, not a wrong one
             add("Look-alikes", fault, _spelled(**fields), "island", **kind)
             continue
