@@ -20,7 +20,7 @@ from precision_planner.errors import OutputError, SelectorError
     metavar="NODE|FILE.json",
     help="A node, a value, or a saved diff or analysis: its first divergence, or its first finding's nodes.",
 )
-@click.option("-o", "--output", "output", required=True, metavar="OUT", help="The small model; OUT.npz holds its inputs.")
+@click.option("-o", "--output", "output", required=True, metavar="OUT", help="The small model; OUT.npz has its inputs.")
 @click.option("--radius", default=2, show_default=True, type=click.IntRange(0, 1000), help="Nodes up and down to take.")
 @click.option("--inputs", metavar="SRC", help="Inputs of MODEL; by default valid ones are synthesised.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
@@ -47,7 +47,8 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     np.savez(data_path, allow_pickle=False, **found.inputs)
     console = stdout_console()
     console.print(f"wrote {path}: {len(found.nodes)} nodes, and their inputs to {data_path}", soft_wrap=True)
-    console.print(f"reproduce: planner diff {path} {path} --inputs {data_path} --simulate fp16 --layers", soft_wrap=True)
+    again = f"planner diff {path} {path} --inputs {data_path} --simulate fp16 --layers"
+    console.print(f"reproduce: {again}", soft_wrap=True)
     return 0
 
 

@@ -213,7 +213,8 @@ def ulps(reference: Array, candidate: Array, precision: str | Format = FP16) -> 
         return 0.0, 0.0
     size = np.abs(_reference64(reference))
     _, exponent = np.frexp(np.where(np.isfinite(size), size, fmt.max_finite))
-    exponent = np.clip(exponent - 1, fmt.min_exponent, fmt.max_exponent)
+    exponent = np.where(size == 0, fmt.min_exponent, exponent - 1)  # frexp gives 0 the exponent of 0.5
+    exponent = np.clip(exponent, fmt.min_exponent, fmt.max_exponent)
     count = delta / np.ldexp(1.0, exponent - fmt.fraction_bits)
     return float(count.max()), float(count.mean())
 

@@ -59,8 +59,8 @@ def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -
     """Compare two tensors of one shape.
 
     Elements that are the same without being finite (masks of -inf) count as equal. So do masks, which would drown
-    every other difference: elements past `MASK` in the reference that are past `MASKED` (or infinite) in the candidate, and
-    elements past `limit` that the candidate clamped to it.
+    every other difference: elements past `MASK` in the reference that are past `MASKED` (or infinite) in the
+    candidate, and elements past `limit` that the candidate clamped to it.
 
     Args:
       reference: what is right.

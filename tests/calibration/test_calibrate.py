@@ -1,0 +1,109 @@
+"""Ranges against numpy, and the errors of a reference that is not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from precision_planner.calibration import SQUARES, calibrate
+from precision_planner.calibration.ranges import Accumulator
+from precision_planner.errors import CalibrationError, InputsError
+from precision_planner.model import Model
+from tests.simulation.models import FLOAT, INT64, chain, model
+
+
+def test_ranges_are_numpys_over_all_batches() -> None:
+    generator = np.random.default_rng(0)
+    batches = [
+        {"x": (generator.normal(size=n) * 10.0 ** generator.integers(-9, 4, n)).astype(np.float32)}
+        for n in (70_000, 3, 500)
+    ]
+    batches[1]["x"][0] = 0.0
+    found = calibrate(Model.load(chain(FLOAT, 100.0)), batches)[(), "y"]
+    values = np.concatenate([batch["x"] for batch in batches]) * np.float32(100)
+    size = np.abs(values)
+    assert found.amax == size.max()
+    assert found.amin == size[size > 0].min()
+    assert (found.minimum, found.maximum) == (values.min(), values.max())
+    assert found.overflow == pytest.approx((size >= 65520).mean())
+    assert found.subnormal == pytest.approx(((size > 0) & (size < 2.0**-14)).mean())
+    assert found.flushed == pytest.approx(((size > 0) & (size <= 2.0**-25)).mean())
+    assert (found.batches, found.elements, found.longest) == (3, values.size, 70_000)
+    assert found.headroom() == 65504 / size.max()
+    assert not found.synthesised
+
+
+def test_synthesised_data_is_marked() -> None:
+    found = calibrate(Model.load(chain(FLOAT, 1.0)))
+    assert found[(), "y"].synthesised
+    assert found[(), "y"].batches == 3
+
+
+def test_squares_inside_a_norm_are_derived() -> None:
+    source = model(
+        [helper.make_node("LayerNormalization", ["x", "g"], ["y"], axis=-1)],
+        {"x": (FLOAT, ["n", 4])},
+        {"y": (FLOAT, ["n", 4])},
+        {"g": np.ones(4, np.float32)},
+    )
+    x = np.array([[2500.0, 0, 0, 0]], np.float32)
+    found = calibrate(Model.load(source), {"x": x})[(), "y" + SQUARES]
+    assert found.amax == pytest.approx((2500 - 625.0) ** 2)
+    assert found.derived
+
+
+def test_integers_are_no_magnitudes() -> None:
+    source = model(
+        [helper.make_node("Gather", ["table", "ids"], ["y"])],
+        {"ids": (INT64, ["n"])},
+        {"y": (FLOAT, ["n", 2])},
+        {"table": np.ones((9, 2), np.float32)},
+    )
+    assert set(calibrate(Model.load(source), {"ids": np.array([8, 7])})) == {((), "y")}
+
+
+def reciprocal(op: str = "Reciprocal") -> Model:
+    nodes = [helper.make_node(op, ["x"], ["r"], name="bad"), helper.make_node("Neg", ["r"], ["y"], name="later")]
+    return Model.load(model(nodes, {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}))
+
+
+@pytest.mark.parametrize(("op", "value", "what"), [("Reciprocal", 0.0, "infinity"), ("Sqrt", -1.0, "NaN")])
+def test_the_first_node_that_is_not_finite_is_named(op: str, value: float, what: str) -> None:
+    with pytest.raises(CalibrationError, match=rf"{what} at bad \({op}\)"):
+        calibrate(reciprocal(op), {"x": np.array([1.0, value], np.float32)})
+
+
+def test_inputs_must_be_finite() -> None:
+    with pytest.raises(CalibrationError, match=r"input 'x' .* holds NaN"):
+        calibrate(reciprocal(), {"x": np.array([np.nan], np.float32)})
+
+
+def test_an_infinite_mask_is_no_error_and_no_magnitude() -> None:
+    source = model(
+        [
+            helper.make_node("Where", ["m", "zero", "low"], ["mask"]),
+            helper.make_node("Add", ["x", "mask"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["y"]),
+        ],
+        {"x": (FLOAT, [1, 3]), "m": (9, [1, 3])},
+        {"y": (FLOAT, [1, 3])},
+        {"zero": np.float32(0), "low": np.float32(-np.inf)},
+    )
+    found = calibrate(
+        Model.load(source), {"x": np.array([[1, 2, 3]], np.float32), "m": np.array([[True, True, False]])}
+    )
+    assert found[(), "scores"].amax == 2
+    assert found[(), "scores"].elements == 2
+
+
+def test_no_batch_is_an_error() -> None:
+    with pytest.raises(InputsError, match="gave no batch"):
+        calibrate(reciprocal(), [])
+
+
+def test_an_accumulator_of_zeros() -> None:
+    counts = Accumulator()
+    counts.add(np.zeros(5, np.float32))
+    found = counts.range()
+    assert (found.amax, found.amin, found.headroom()) == (0, None, float("inf"))
