@@ -21,7 +21,16 @@ from precision_planner.transforms import fuse
 from precision_planner.transforms.repairs import apply_repairs
 from precision_planner.typing import Decision, TypingOptions, assign_types
 
-__all__ = ["CureResult", "Cured", "apply_action", "check_cure", "relative_error", "simulated"]
+__all__ = [
+    "CureResult",
+    "Cured",
+    "apply_action",
+    "check_cure",
+    "example_graphs",
+    "graph_text",
+    "relative_error",
+    "simulated",
+]
 
 Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 Compute: TypeAlias = Callable[[Model, Arrays, str | None, Mapping[NodeId, Decision]], Arrays]
@@ -168,3 +177,30 @@ def _named(cured: Cured) -> str:
         return resolution.repairs[0].repair
     return "keep " + "/".join(sorted({decision.precision for decision in cured.decisions.values()}))
 
+
+def example_graphs(rule: Rule, measure: Measure) -> tuple[str, str, str] | None:
+    """A rule's first firing case as text: its name, the graph, the graph after the action ("" where it only warns)."""
+    case = next((case for case in rule.cases if case.kind == "fires"), None)
+    if case is None:
+        return None
+    cured = apply_action(rule, case, measure)
+    after = (
+        ""
+        if cured.kept == 0 and not cured.resolution.fuse and not cured.resolution.repairs
+        else graph_text(cured.model, cured.decisions)
+    )
+    return case.name, graph_text(case_model(rule, case), {}), after
+
+
+def graph_text(model: Model, decisions: Mapping[NodeId, Decision]) -> str:
+    """The nodes of a main graph, one a line, with the precision of those that are kept."""
+    index = GraphIndex(model.proto)
+    lines = []
+    for position, node in enumerate(index.main.nodes):
+        if node.op_type == "Constant":
+            continue
+        outputs = ", ".join(name for name in node.output if name)
+        kept = decisions.get(index.node_id(index.main, position))
+        note = f"    # {kept.precision}" if kept is not None else ""
+        lines.append(f"{outputs} = {node.op_type}({', '.join(node.input)}){note}")
+    return "\n".join(lines)

@@ -42,9 +42,7 @@ def measure(model: Model, batches: Sequence[Arrays]) -> dict[tuple[tuple[str, ..
                 magnitude = np.abs(finite)
                 some = magnitude[magnitude > 0]
                 amin = float(some.min()) if some.size else None
-                found[(), name] = Range(
-                    float(magnitude.max()), amin, float(finite.min()), float(finite.max())
-                )
+                found[(), name] = Range(float(magnitude.max()), amin, float(finite.min()), float(finite.max()))
     return found
 
 
@@ -103,9 +101,8 @@ def run(
 
 def _evaluate(node: onnx.NodeProto, feeds: Arrays, opsets: Mapping[str, int]) -> list[np.ndarray]:
     """One node in float64 (a Cast between floats changes nothing: types are what is studied)."""
-    if node.op_type == "Cast":
-        if _target(node) in (1, 10, 11, 16):
-            return [feeds[node.input[0]].astype(np.float64)]
+    if node.op_type == "Cast" and _target(node) in (1, 10, 11, 16):
+        return [feeds[node.input[0]].astype(np.float64)]
     if node.op_type == "LayerNormalization":
         return [_layer_normalization(node, feeds)]
     if node.op_type == "BatchNormalization":

@@ -1,7 +1,7 @@
 """No condition of a rule stands for nothing: drop it, or turn its comparison round, and a case goes red.
 
-Every clause of `when`, `escalate` and an action's `when` is dropped (from its group, or as a whole) and every comparison
-is replaced by its opposite; every named op, pattern kind and role of `match` is left out in turn where there are several.
+Every clause of `when`, `escalate` and an action's `when` is dropped (from its group, or as a whole), every comparison
+is replaced by its opposite, and the form and the targets are opened.
 """
 
 from __future__ import annotations

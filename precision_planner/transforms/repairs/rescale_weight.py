@@ -1,8 +1,8 @@
 """Scale a tiny weight up by a power of two and its product down: x (2^k W) 2^-k = x W, bit by bit in FP32.
 
-A weight whose values lie under 2^-14 loses bits in FP16, under 2^-25 all of them; its largest magnitude is brought to
-between 2^-6 and 2^-5: all but the smallest are normal there, and a product of thousands is far from 65504. The product is scaled back by one Mul, which a builder fuses into the
-GEMM. A bias inside the GEMM is scaled with it.
+A weight whose values lie under 2^-14 loses bits in FP16, under 2^-25 all of them. Its largest magnitude is brought to
+between 2^-6 and 2^-5: all but the smallest are normal there, and a product of thousands is far from 65504. The product
+is scaled back by one Mul, which a builder fuses into the GEMM. A bias inside the GEMM is scaled with it.
 
 Cases: 1. MatMul, weight on either side; 2. Gemm; 3. Conv and ConvTranspose. The weight is read by such nodes alone.
 """
