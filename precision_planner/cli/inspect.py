@@ -46,12 +46,8 @@ def command(engine: str, profile: str | None, expect: tuple[str, ...], json_path
     if json_path != "-":
         render(stdout_console(), inspection, everything=everything)
     for bound, met, actual in results:
-        (note if met or json_path == "-" else _print)(f"{'met' if met else 'NOT MET'}: {bound.text} ({actual})")
+        (note if json_path == "-" else click.echo)(f"{'met' if met else 'NOT MET'}: {bound.text} ({actual})")
     return 0 if all(met for _, met, _ in results) else 1
-
-
-def _print(text: str) -> None:
-    click.echo(text)
 
 
 def render(console: Console, inspection: Inspection, *, everything: bool = False) -> None:
