@@ -142,6 +142,9 @@ def _outcome(entry: RecipeConstraint, recipe: Recipe, model: Model | None, versi
         return ConstraintOutcome(entry, None, False if ineffective else None, ineffective)
     names = _layer_names(model)
     simple = entry.simple
+    if simple is not None and any("(Unnamed Layer*" in value for value in simple[1]):
+        reason = "TensorRT makes such names itself, anew in each build and version: which node it meant cannot be told"
+        return ConstraintOutcome(entry, (), None, reason)
     if recipe.tool == "trtexec" and simple is not None and simple[0] == "name":
         problem = _trtexec_pattern(simple[1][0], version)
         if problem:
@@ -211,8 +214,6 @@ def _why_unmatched(simple: Choice | None, names: Sequence[tuple[str, str, str]])
         return f"no node's name {_BY_WORDS[by]} {' or '.join(map(repr, values))}"
     known = {layer for layer, _, _ in names}
     value = next((value for value in values if value not in known), values[0])
-    if "Unnamed Layer*" in value:
-        return "TensorRT makes such names itself, anew in each build and version; no node has one"
     parts = [part.strip(" ()") for part in re.split(r" \+ |, |PWN\(", value)]
     fused = [part for part in parts if part in known]
     if len(parts) > 1 and fused:

@@ -373,6 +373,9 @@ def load_config(builder, network, low=True):
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.get("workspace_bytes"):
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(settings["workspace_bytes"]))
+    if settings.get("tactic_sources") is not None:  # names of trt.TacticSource; [] where cuBLAS and cuDNN are missing
+        sources = (getattr(trt.TacticSource, name) for name in settings["tactic_sources"])
+        config.set_tactic_sources(sum(1 << int(source) for source in sources))
     if settings.get("optimization_level") is not None:
         config.builder_optimization_level = int(settings["optimization_level"])
     if settings.get("version_compatible"):
