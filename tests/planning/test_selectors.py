@@ -1,0 +1,101 @@
+"""The SEL grammar: categories, op types, globs with a literal bracket, regular expressions, suggestions."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from precision_planner.errors import SelectorError
+from precision_planner.model import GraphIndex, Model
+from precision_planner.patterns import find_patterns
+from precision_planner.planning.selectors import categories, select, select_all
+from precision_planner.rules import load_rulebook
+from precision_planner.rules.cases.builders import BUILDERS
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+case (float[2,4] x) => (float[2,4] y) <float[4,4] w = {1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1}, float[4] g = {1,1,1,1}> {
+  [/enc/layer.0/MatMul] a = MatMul(x, w)
+  [/enc/layer.0/Add] b = Add(x, a)
+  [/enc/layer.10/MatMul] c = MatMul(b, w)
+  ["/enc/block[0]/Relu"] d = Relu(c)
+  [norm] n = LayerNormalization<axis = -1>(d, g)
+  [soft] s = Softmax(n)
+  y = Exp(s)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    text = TEXT.replace('"/enc/block[0]/Relu"', "block_relu")
+    proto = onnx.parser.parse_model(text.replace("/", "_").replace(".", "_"))
+    names = ["/enc/layer.0/MatMul", "/enc/layer.0/Add", "/enc/layer.10/MatMul", "/enc/block[0]/Relu", "norm", "soft", ""]
+    for node, name in zip(proto.graph.node, names, strict=True):
+        node.name = name
+    model = Model.load(proto)
+    index = GraphIndex(model.proto)
+    matches = find_patterns(model, index=index)
+    book = load_rulebook()
+    return lambda selector: {node.output for node in select(model, index, matches, book, selector)}
+
+
+@pytest.mark.parametrize(
+    ("selector", "outputs"),
+    [
+        ("layernorm", "n"), ("softmax", "s"), ("residual", "b"), ("MatMul", "ac"), ("MatMul,softmax", "acs"),
+        ("/enc/layer.0/*", "ab"), ("/enc/layer.1*", "c"), ("/enc/block[0]/Relu", "d"), ("*[0]*", "d"),
+        ("/enc/layer.?/Add", "b"), ("Exp(y)", "y"), ("Exp*", "y"), ("exp", "y"), ("re:layer\\.(0|10)/Mat", "ac"),
+        ("re:^norm$|^soft$", "ns"), ("re:layer.{1,3}/MatMul", "ac"), (" softmax , norm ", "sn"), ("*", "abcdnsy"),
+        ("layer_normalization", "n"),
+    ],
+)  # fmt: skip
+def test_what_a_selector_means(chosen, selector, outputs):
+    assert chosen(selector) == set(outputs)
+
+
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        ("layernrm", "selector 'layernrm' matches no node; did you mean layernorm"),
+        ("matmul", "did you mean MatMul"),
+        ("/enc/layer.0/Matmul", "did you mean /enc/layer.0/MatMul"),
+        ("/enc/layer.0/MatMu", "/enc/layer.0/MatMul"),
+        ("groupnorm", "the category exists but this model has none of it"),
+        ("softmax,,norm", "has an empty part"),
+        ("", "has an empty part"),
+        ("re:(", "is no regular expression"),
+        ("re:", "needs a regular expression"),
+        ("re:nothing_like_it", "matches no node"),
+        ("softmax,nonesuch", "selector 'nonesuch' matches no node"),
+        ("LAYER", "matches no node"),
+        ("/enc/block[01]/Relu", "did you mean /enc/block[0]/Relu"),
+    ],
+)
+def test_what_matches_nothing_is_an_error_with_suggestions(chosen, selector, message):
+    with pytest.raises(SelectorError) as caught:
+        chosen(selector)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_decomposed_norm_is_all_its_nodes():
+    made = BUILDERS["layer_norm"]
+    model = Model.load(made.build(**made.parameters))
+    index = GraphIndex(model.proto)
+    found = select_all(model, index, find_patterns(model), load_rulebook(), ["layernorm"])
+    assert len(found) == 9
+
+
+def test_a_look_alike_is_no_layernorm():
+    made = BUILDERS["layer_norm"]
+    model = Model.load(made.build(**{**made.parameters, "exponent": 3.0}))
+    with pytest.raises(SelectorError, match="the category exists"):
+        select(model, GraphIndex(model.proto), find_patterns(model), load_rulebook(), "layernorm")
+
+
+def test_the_tags_of_a_rule_are_categories(chosen):
+    book = load_rulebook()
+    assert {"layernorm", "rmsnorm", "groupnorm", "softmax", "residual"} <= set(categories())
+    assert set(book.tags) <= set(categories(book))
+    assert chosen("gemm") == set("ac")
