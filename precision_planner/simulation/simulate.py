@@ -87,7 +87,8 @@ def prepare(
       keep_fp32: nodes that stay FP32: names, globs on them, op types, pattern kinds ("layernorm"), `NodeId`s.
       assignment: types for every value, instead of `precision` and `keep_fp32`.
       semantics: "typed" or "fused", see the module.
-      weights: "ieee" or "saturate"; by default what the semantics say.
+      weights: "ieee" or "saturate"; by default what the semantics say. An assignment is written with saturated
+        masks by the conversion, so it is simulated so.
 
     Raises:
       ConversionError: unknown precision or semantics, or an assignment for a typed model.
@@ -99,7 +100,8 @@ def prepare(
         raise ConversionError(f"precision {precision!r} cannot be simulated; use fp16 or bf16")
     if weights not in (None, "ieee", "saturate"):
         raise ConversionError(f"weights {weights!r} are unknown; use ieee or saturate")
-    saturating = weights == "saturate" or (weights is None and semantics == "fused")
+    by_default = semantics == "fused" or assignment is not None
+    saturating = weights == "saturate" or (weights is None and by_default)
     policy: Overflow = "saturate" if saturating else "inf"
     original = Model.load(source)
     model = inline_functions(original)

@@ -204,9 +204,25 @@ def test_reports_are_functions_of_the_json(files: Path) -> None:
     source, out = str(files / "m.onnx"), files / "out"
     out.mkdir()
     code = main(
-        ["diff", source, source, "--inputs", str(files / "in.npz"), "--simulate", "fp16", "--tolerance", "sad=1"]
-        + ["--json", str(out / "d.json"), "--html", str(out / "d.html"), "--md", str(out / "d.md")]
-        + ["--junit", str(out / "d.xml")]
+        [
+            "diff",
+            source,
+            source,
+            "--inputs",
+            str(files / "in.npz"),
+            "--simulate",
+            "fp16",
+            "--tolerance",
+            "sad=1",
+            "--json",
+            str(out / "d.json"),
+            "--html",
+            str(out / "d.html"),
+            "--md",
+            str(out / "d.md"),
+            "--junit",
+            str(out / "d.xml"),
+        ]
     )
     assert code == 1
     again = ["--html", str(out / "e.html"), "--md", str(out / "e.md"), "--junit", str(out / "e.xml")]

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -79,9 +80,9 @@ def test_the_terminal_report_keeps_its_width(data: dict[str, object], width: int
     text = stream.getvalue()
     assert text.splitlines()[0].startswith("GARBAGE")
     assert max(map(len, text.splitlines())) <= width
-    assert "first divergence: /encoder/layer.0/attention/output/LayerNorm/Pow" in text.replace("\n", " ").replace(
-        "  ", " "
-    )
+
+    flat = " ".join(text.split())
+    assert "first divergence: /encoder/layer.0/attention/output/LayerNorm/Pow" in flat
 
 
 def test_reports_of_what_is_not_finite() -> None:
@@ -96,8 +97,8 @@ def test_reports_of_what_is_not_finite() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(6.2e-4, "6.2e-4"), (0.0123456, "0.0123"), (65504, "65504"), (65504.0, "65504"), (1.44e6, "1.44e6"), ("inf", "inf"),
-     (0.0, "0"), (None, "-"), (1.0, "1"), (100.0, "100"), (-3.40282e38, "-3.4e38")],
+    [(6.2e-4, "6.2e-4"), (0.0123456, "0.0123"), (65504, "65504"), (65504.0, "65504"), (1.44e6, "1.44e6"),
+     ("inf", "inf"),     (0.0, "0"), (None, "-"), (1.0, "1"), (100.0, "100"), (-3.40282e38, "-3.4e38")],
 )  # fmt: skip
 def test_numbers(value: object, text: str) -> None:
     assert number(value) == text
@@ -107,3 +108,12 @@ def test_shares_are_never_rounded_up_to_everything() -> None:
     assert share(0.99999) == "99.99%"
     assert share(1.0) == "100%"
     assert size(438_000_000) == "438.0 MB"
+
+
+def test_the_json_keeps_its_published_schema(data: dict[str, object]) -> None:
+    import jsonschema
+
+    schema = json.loads(resources.files("precision_planner.reporting").joinpath("diff.schema.json").read_text())
+    jsonschema.validate(data, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**data, "grade": "good"}, schema)

@@ -321,3 +321,17 @@ def test_a_plan_rounds_only_what_can_be_low() -> None:
     assert ((), "r") not in plan.values  # Range has no FLOAT16
     assert ((), "y") in plan.values
     assert len(apply_rounding(source, plan).proto.graph.node) > 2
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-massive"])
+def test_a_type_assignment_and_the_graph_written_from_it_agree_to_the_bit(preset: str) -> None:
+    from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
+
+    spec = PRESETS[preset]
+    inputs = sample_inputs(spec, rows=4, sequence=24)
+    result = pp.rewrite(build_bert_classifier(spec), keep_fp32=["layernorm"], verify=False)
+    typed = pp.simulate(result.typed, inputs)
+    assigned = pp.simulate(result.fused, inputs, assignment=result.assignment)
+    for name, array in typed.items():
+        assert np.isfinite(array).all()
+        np.testing.assert_array_equal(assigned[name], array)
