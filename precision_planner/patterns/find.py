@@ -33,7 +33,7 @@ def find_patterns(
       kinds: the pattern kinds to return; all by default.
 
     Returns:
-      Matches in the order of their last nodes, near misses (`proven` is False) among them.
+      Matches in graph order of what makes their outputs, near misses (`proven` is False) among them.
 
     Raises:
       ValueError: a kind that does not exist.
@@ -62,7 +62,6 @@ def find_patterns(
             here += find_residuals(view)
         if "rotary_embedding" in wanted:
             here += find_rotary(view)
-        order = {node_id: at for at, node_id in enumerate(view.ids(set(range(len(scope.nodes)))))}
-        here.sort(key=lambda match: (max(order[node] for node in match.nodes), match.kind))
+        here.sort(key=lambda match: (scope.producer(match.output) or 0, match.kind))
         found += here
     return [match for match in found if match.kind in wanted]

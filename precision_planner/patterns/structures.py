@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import onnx
 
 from precision_planner.model import FLOAT_TYPES
@@ -59,10 +61,10 @@ def _reaches(view: View, value: str, goals: set[str]) -> int:
 
     A branch without any product or convolution is arithmetic (x + f(x) inside an activation), no residual.
     """
-    work, seen, weighty = [value], {value}, False
+    work, seen, weighty = deque([value]), {value}, False
     found = False
     while work and len(seen) <= _MAX_BRANCH:
-        node = view.scope.producer_node(work.pop(0))
+        node = view.scope.producer_node(work.popleft())
         if node is None:
             continue
         weighty |= node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "LSTM", "GRU") or bool(

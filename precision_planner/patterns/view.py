@@ -258,20 +258,25 @@ class View:
                 return self.name(use.position)
         return ""
 
-    def is_dead(self, position: int, depth: int = 8) -> bool:
+    def is_dead(self, position: int, depth: int = 4) -> bool:
         """Whether nothing reads what a node makes, directly or further on."""
         known = self._dead.get(position)
         if known is None:
-            known = depth > 0 and all(
-                not self.scope.is_output(value)
-                and value not in self.scope.captures
-                and value not in self.scope.body_outputs
-                and len(self.scope.consumers(value)) <= 4
-                and all(self.is_dead(use.position, depth - 1) for use in self.scope.consumers(value))
-                for value in self.scope.nodes[position].output
-                if value
-            )
-            if depth == 8:
+            known = depth > 0
+            for value in self.scope.nodes[position].output if known else ():
+                uses = self.scope.consumers(value)
+                if not value:
+                    continue
+                if (
+                    len(uses) > 4
+                    or self.scope.is_output(value)
+                    or value in self.scope.captures
+                    or value in self.scope.body_outputs
+                    or not all(self.is_dead(use.position, depth - 1) for use in uses)
+                ):
+                    known = False
+                    break
+            if depth == 4 or known:
                 self._dead[position] = known
         return known
 

@@ -9,26 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from precision_planner.model import GraphIndex, Model, TypeTable, ValueType, display_name, numpy_dtype
+from precision_planner.model import (
+    GraphIndex,
+    Model,
+    TypeTable,
+    ValueType,
+    display_name,
+    infer_types,
+    numpy_dtype,
+)
 
 
 class Refused(Exception):
     """The node cannot be said at the newer version; the message says why."""
 
 
+class Facts:
+    """What is known of a model, worked out when an adapter first asks: most models need nothing of it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @cached_property
+    def index(self) -> GraphIndex:
+        """Who makes and reads each value."""
+        return GraphIndex(self.model.proto)
+
+    @cached_property
+    def types(self) -> TypeTable:
+        """Types and shapes."""
+        return infer_types(self.model, self.index)
+
+    @cached_property
+    def taken(self) -> set[str]:
+        """Value names in use."""
+        names: set[str] = set()
+        for scope in self.index.scopes:
+            names.update(scope.inputs, scope.initializers, scope.sparse_initializers)
+            for node in scope.nodes:
+                names.update(node.output, node.input)
+        return names
+
+
 @dataclass(slots=True)
 class Context:
     """What an adapter may ask about the model, and where it puts constants."""
 
-    model: Model
-    index: GraphIndex
-    types: TypeTable
+    facts: Facts
     path: tuple[str, ...]
-    taken: set[str]
     container: GraphProto | FunctionProto
     upsampled: set[str] = field(default_factory=set)
     """Outputs of Upsample nodes, which became Resize nodes on the way: they never shrink."""
@@ -36,15 +69,15 @@ class Context:
 
     def inside(self, step: str, body: GraphProto) -> Context:
         """The context of a body nested in this one."""
-        return Context(self.model, self.index, self.types, (*self.path, step), self.taken, body)
+        return Context(self.facts, (*self.path, step), body, self.upsampled)
 
     def fresh(self, base: str) -> str:
         """A value name that the model does not have yet."""
         name, number = base, 0
-        while name in self.taken:
+        while name in self.facts.taken:
             number += 1
             name = f"{base}_{number}"
-        self.taken.add(name)
+        self.facts.taken.add(name)
         return name
 
     def constant(self, base: str, array: np.ndarray) -> str:
@@ -64,8 +97,8 @@ class Context:
 
     def type(self, value: str) -> ValueType:
         """Type and shape of a value of the model before."""
-        scope = self.index.by_path.get(self.path)
-        return ValueType() if scope is None else self.types.of(scope, value)
+        scope = self.facts.index.by_path.get(self.path)
+        return ValueType() if scope is None else self.facts.types.of(scope, value)
 
 
 Adapter = Callable[[NodeProto, Context], list[NodeProto]]
@@ -176,8 +209,9 @@ def _resize_11(node: NodeProto, context: Context) -> list[NodeProto]:
     nearest = mode is None or mode.s == b"nearest"
     rounding = "floor"
     if nearest and node.output[0] not in context.upsampled:
-        scope = context.index.by_path.get(context.path)
-        factors = None if scope is None else context.index.constant(scope, node.input[1], context.model, 16)
+        facts = context.facts
+        scope = facts.index.by_path.get(context.path)
+        factors = None if scope is None else facts.index.constant(scope, node.input[1], facts.model, 16)
         if factors is None:
             raise Refused(f"the scales of Resize {display_name(node)} are no constant, and decide how it rounds")
         if (factors < 1).any():
@@ -328,4 +362,4 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
 }
 """(op type, version) -> how a node valid before that version is said from it on."""
 
-__all__ = ["ADAPTERS", "Adapter", "Context", "Refused"]
+__all__ = ["ADAPTERS", "Adapter", "Context", "Facts", "Refused"]

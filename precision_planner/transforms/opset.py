@@ -17,8 +17,8 @@ from functools import lru_cache
 import onnx
 from onnx import FunctionProto, GraphProto, NodeProto, helper
 
-from precision_planner.model import GraphIndex, Model, display_name, infer_types
-from precision_planner.transforms.adapters import ADAPTERS, Context, Refused
+from precision_planner.model import Model, display_name
+from precision_planner.transforms.adapters import ADAPTERS, Context, Facts, Refused
 
 _STANDARD = ("", "ai.onnx")
 NEWEST_OPSET = min(24, onnx.defs.onnx_opset_version())
@@ -59,18 +59,16 @@ def raise_opset(model: Model, version: int) -> OpsetResult:
     if version > NEWEST_OPSET:
         return OpsetResult(model, model.opset, f"opset {version} is not known to onnx {onnx.__version__}")
     proto = model.edit()
-    index = GraphIndex(model.proto)
-    types = infer_types(model, index)
-    taken = _names(proto)
+    facts = Facts(model)
     changed: list[str] = []
     try:
         if model.opset < version:
-            _raise(proto.graph, model.opset, version, Context(model, index, types, (), taken, proto.graph), changed)
+            _raise(proto.graph, model.opset, version, Context(facts, (), proto.graph), changed)
         for function in proto.functions:
             start = _function_opset(function, model.opset)
             if start < version:
                 path = (f"fn:{function.domain}:{function.name}:{getattr(function, 'overload', '')}",)
-                _raise(function, start, version, Context(model, index, types, path, taken, function), changed)
+                _raise(function, start, version, Context(facts, path, function), changed)
                 _set_opset(function.opset_import, version)
     except Refused as refusal:
         return OpsetResult(model, model.opset, f"opset {model.opset} cannot be raised to {version}: {refusal}")
@@ -204,14 +202,3 @@ def _set_opset(imports: object, version: int) -> None:
 def _least_ir(version: int) -> int:
     least: int = helper.OP_SET_ID_VERSION_MAP.get(("ai.onnx", version), 3)
     return least
-
-
-def _names(proto: onnx.ModelProto) -> set[str]:
-    index = GraphIndex(proto)
-    taken: set[str] = set()
-    for scope in index.scopes:
-        taken.update(scope.inputs, scope.initializers)
-        for node in scope.nodes:
-            taken.update(node.output)
-            taken.update(node.input)
-    return taken
