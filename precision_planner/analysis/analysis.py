@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class ModelInfo:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """What is known of a model before anything is changed. Prints, plots and saves itself.
 
@@ -83,9 +83,16 @@ class Analysis:
     weights: Weights
     tensorrt_warnings: TensorRTWarnings
     findings: tuple[Finding, ...]
-    evaluation: Evaluation = field(repr=False)
-    evidence: Evidence = field(repr=False)
-    inputs: Inputs | None = field(default=None, repr=False)
+    evaluation: Evaluation
+    evidence: Evidence
+    inputs: Inputs | None = None
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {severity}" for severity, count in self.by_severity.items())
+        return (
+            f"<Analysis of {self.info.path or 'a model in memory'} for {self.precision}: "
+            f"{len(self.weights)} float tensors, {len(self.normalizations)} normalizations, findings: {counts}>"
+        )
 
     @cached_property
     def by_severity(self) -> dict[str, int]:

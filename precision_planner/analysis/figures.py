@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,7 @@ def exponent_figure(
       formats: the formats to show the ranges of.
     """
     with look():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9.0, 2.9 * len(formats)))
+        figure = _new_figure(figsize=(9.0, 2.9 * len(formats)))
         axes = figure.subplots(len(formats), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
         used = [exponent for counts in histograms.values() for exponent in counts]
         highest = max((count for counts in histograms.values() for count in counts.values()), default=1)
@@ -88,6 +87,19 @@ def exponent_figure(
                 axis.legend(loc="center left")
         axes[-1].set_xlabel(f"exponent of the magnitude, floor(log2 |w|){_outside(used)}")
         return figure
+
+
+def _new_figure(figsize: tuple[float, float]) -> Figure:
+    """A figure that shows itself in a notebook, with or without `%matplotlib inline`."""
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            image = io.BytesIO()
+            self.savefig(image, format="png")
+            return image.getvalue()
+
+    return NotebookFigure(figsize=figsize)
 
 
 def _gathered(counts: Mapping[int, int]) -> dict[int, int]:
@@ -112,9 +124,7 @@ def _outside(used: Sequence[int]) -> str:
 def bits_figure(values: Sequence[ValueBits]) -> Figure:
     """The bits of values, a row each: sign, exponent and fraction in a colour of their own."""
     with look():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9.0, 0.5 + 0.85 * len(values)))
+        figure = _new_figure(figsize=(9.0, 0.5 + 0.85 * len(values)))
         axis = figure.subplots()
         for row, value in enumerate(values):
             y = len(values) - 1 - row

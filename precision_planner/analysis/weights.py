@@ -27,7 +27,7 @@ SHOWN_READERS = 8
 """Readers named in JSON; `reader_count` has them all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class WeightCensus:
     """One tensor: what it holds, who reads it, what the cast does to it.
 
@@ -54,6 +54,9 @@ class WeightCensus:
     reader_count: int
     node: str
     assessment: Assessment
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {list(self.shape)} {self.stats.dtype}, {self.role}: {self.assessment.sentence}>"
 
     @property
     def role(self) -> str:
@@ -104,7 +107,7 @@ class WeightCensus:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Weights:
     """The census of a model.
 
@@ -115,6 +118,9 @@ class Weights:
 
     tensors: tuple[WeightCensus, ...]
     precision: str = "fp16"
+
+    def __repr__(self) -> str:
+        return f"<census of {len(self.tensors)} float tensors, {self.scanned_bytes} bytes, for {self.precision}>"
 
     @property
     def scanned_bytes(self) -> int:

@@ -8,6 +8,7 @@ dies, the caller does its pieces as well: it makes things faster and nothing els
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -68,9 +69,10 @@ class Helper:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()  # it holds nothing that could be lost
-        self._to.close()
-        self._from.close()
         self._process.wait()
+        self._from.close()
+        with contextlib.suppress(BrokenPipeError):  # a piece that it died before reading is still in the buffer
+            self._to.close()
 
     def send(self, piece: Piece) -> None:
         """Hand out a piece; OSError if the helper is gone."""
