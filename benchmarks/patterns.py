@@ -97,7 +97,7 @@ def transformer(nodes: int, shared: bool) -> Model:
     return Model.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
 
 
-def measure(nodes: int, shared: bool, repeat: int = 3) -> dict[str, float]:
+def measure(nodes: int, shared: bool, repeat: int = 5) -> dict[str, float]:
     """CPU seconds for each step (all of it runs on one core), the best of `repeat` runs, and the counts."""
     model = transformer(nodes, shared)
     best: dict[str, float] = {}
