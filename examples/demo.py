@@ -65,7 +65,7 @@ def show(preset: str, title: str, folder: Path, console: Console) -> Result:
     )
     for severity, count in Counter(finding.severity for finding in analysis.findings).items():
         console.print(f"{count} findings: {severity}")
-    for name, warning in analysis.tensorrt_warnings.items():
+    for name, warning in analysis.to_dict()["tensorrt_warnings"].items():
         if isinstance(warning, dict) and warning.get("count"):
             console.print(f"TensorRT would warn: {warning['count']} weights are affected by {name}")
 

@@ -38,6 +38,7 @@ BUILD_DEFAULTS: Mapping[str, Any] = {
     "tf32": False,
     "workspace_bytes": None,
     "optimization_level": None,
+    "tactic_sources": None,
     "timing_cache": "timing.cache",
     "version_compatible": False,
     "hardware_compatible": False,
