@@ -104,7 +104,9 @@ class _Writer:
 
     def _read_low(self, scope: Scope, graph: GraphProto, value: str, elem_type: int, nodes: list[NodeProto]) -> str:
         """The name of `value` rounded, made just now if it was not there."""
-        name = f"{value}__planner_{FORMAT_NAMES[elem_type]}"
+        # two bodies that read one value of the graph around them must not make one name
+        place = f"_{self.index.scopes.index(scope)}" if scope.path else ""
+        name = f"{value}__planner_{FORMAT_NAMES[elem_type]}{place}"
         tensor = self._constant_tensor(scope, value)
         if tensor is None:
             nodes.extend(cast_pair(value, name, elem_type))

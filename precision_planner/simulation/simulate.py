@@ -36,6 +36,7 @@ from precision_planner.simulation.rounding import apply_rounding
 from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.stash import expand_low_stash
 from precision_planner.simulation.typed import is_typed_low, widen
+from precision_planner.transforms.opset import raise_opset
 from precision_planner.typing.assignment import TypeAssignment
 
 Semantics = Literal["typed", "fused"]
@@ -106,6 +107,7 @@ def prepare(
     original = Model.load(source)
     model = inline_functions(original)
     specs = input_specs(model)
+    model = _with_casts_to(model, precision)
     if is_typed_low(model):
         if assignment is not None:
             raise ConversionError("the model is typed already, so no type assignment can be simulated on it")
@@ -128,6 +130,20 @@ def prepare(
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
     description += f", {semantics} semantics, {stored}"
     return Simulation(apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description)
+
+
+def _with_casts_to(model: Model, precision: str | None) -> Model:
+    """The model at an opset whose Cast has the 16-bit type: 13 for BF16, 6 for FP16."""
+    needed = 13 if precision == "bf16" else 6
+    if model.opset >= needed:
+        return model
+    raised = raise_opset(model, needed)
+    if raised.opset < needed:
+        raise ConversionError(
+            f"{precision or 'fp16'} cannot be simulated at opset {model.opset}, and the model cannot be raised to "
+            f"{needed}: {raised.reason}; export it at a newer opset"
+        )
+    return raised.model
 
 
 def simulate(

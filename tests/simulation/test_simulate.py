@@ -335,3 +335,29 @@ def test_a_type_assignment_and_the_graph_written_from_it_agree_to_the_bit(preset
     for name, array in typed.items():
         assert np.isfinite(array).all()
         np.testing.assert_array_equal(assigned[name], array)
+
+
+def test_two_bodies_may_round_one_value_of_the_graph_around_them() -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        node = helper.make_node("Add", ["x", "x"], [name])
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, FLOAT, ["n"])])
+
+    source = model(
+        [
+            helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b")),
+            helper.make_node("Mul", ["x", "x"], ["z"]),
+        ],
+        {"x": (FLOAT, ["n"]), "c": (onnx.TensorProto.BOOL, [])},
+        {"y": (FLOAT, ["n"]), "z": (FLOAT, ["n"])},
+    )
+    x = np.array([1 + 2.0**-12], np.float32)
+    for way in (False, True):
+        np.testing.assert_array_equal(pp.simulate(source, {"x": x, "c": np.array(way)})["y"], [2])
+
+
+def test_bf16_of_an_old_opset() -> None:
+    source = model(
+        [helper.make_node("Mul", ["x", "x"], ["y"])], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, opset=9
+    )
+    x = np.array([1.0078125, 3.0], np.float32)  # 1 + 2^-7: its square needs 15 bits
+    np.testing.assert_array_equal(pp.simulate(source, {"x": x}, precision="bf16")["y"], [1.015625, 9])
