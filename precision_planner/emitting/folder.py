@@ -116,7 +116,13 @@ def folder_readme(plan: PrecisionPlan) -> str:
 
     text = resources.files("precision_planner.emitting").joinpath("templates", "README.md.jinja").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters["number"] = _number
     runtime = get_target(plan.target).runtime
     command, notes = ("", ()) if runtime == "onnxruntime" else trtexec_command(plan)
     values = {"plan": plan, "counts": plan.counts, "command": command, "notes": notes, "runtime": runtime}
     return environment.from_string(text).render(values) + "\n"
+
+
+def _number(value: object) -> str:
+    """Six digits are plenty for people; a dash where there is none."""
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, (int, float)) else str(value)
