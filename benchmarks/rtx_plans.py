@@ -2,8 +2,8 @@
 
     python -m benchmarks rtx_plans
 
-Every row is a whole `planner plan` and `planner build`: nodes asked for in FP16 and FP32, how many of them are not so in
-the typed network, the engine's kernels by type, and fused attention kernels beside those of plain FP16.
+Every row is a whole `planner plan` and `planner build`: nodes asked for in FP16 and FP32, how many of them are not so
+in the typed network, the kernels by type, and fused attention kernels beside those of plain FP16.
 """
 
 from __future__ import annotations

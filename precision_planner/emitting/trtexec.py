@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 
 from precision_planner.planning.plan import PrecisionPlan, Profile
@@ -29,10 +30,14 @@ def trtexec_command(plan: PrecisionPlan) -> tuple[str, tuple[str, ...]]:
         words.append(f"--builderOptimizationLevel={plan.build['optimization_level']}")
     if plan.build.get("version_compatible"):
         words.append("--versionCompatible")
-    if plan.build.get("hardware_compatible"):
-        words.append("--hardwareCompatibilityLevel=ampere+")
-    dynamic = "--staticPlugins" if plan.target == "tensorrt-rtx" else "--plugins"
-    words += [f"{dynamic}={library}" for library in plan.build.get("plugins", ())]
+    level = plan.build.get("hardware_compatible")
+    if level:
+        words.append(f"--hardwareCompatibilityLevel={'ampere+' if level is True else level}")
+    if plan.build.get("timing_cache") and plan.target != "tensorrt-rtx":
+        words.append(f"--timingCacheFile={plan.build['timing_cache']}")
+    words += [f"--staticPlugins={library}" for library in plan.build.get("plugins") or ()]
+    # so that planner inspect sees types and not only names
+    words.append("--profilingVerbosity=detailed")
     if plan.typing == "strong":
         if plan.target == "tensorrt-10-strong":
             words.append("--stronglyTyped")
@@ -64,6 +69,13 @@ def _constraint_flags(plan: PrecisionPlan, notes: list[str]) -> list[str]:
             "with a comma, a colon or an asterisk): only build.py applies them."
         )
     ops = {node.node: node.op_type for node in plan.nodes}
+    count = Counter(node.node for node in plan.nodes)
+    shared = sorted({entry.node for entry in named if count[entry.node] > 1})
+    if shared:
+        notes.append(
+            f"Several nodes are named {shared[0]!r}: TensorRT numbers the layers of all but the first, so an entry "
+            "here reaches that one alone; build.py reaches them all."
+        )
     normalizations = [entry.node for entry in named if ops.get(entry.node) == "LayerNormalization"]
     if normalizations:
         notes.append(
@@ -71,6 +83,10 @@ def _constraint_flags(plan: PrecisionPlan, notes: list[str]) -> list[str]:
             "nothing there and trtexec does not say so; such layers compute in FP32 by default."
         )
     notes.append("trtexec never reports an entry that matches nothing: build.py does.")
+    notes.append(
+        "Constants that reach a layer through a Shuffle of the parser's have no name to write here; build.py "
+        "constrains these Shuffles with their layer."
+    )
     precisions = ",".join(f"{entry.node}:{entry.precision}" for entry in named)
     types = ",".join(f"{entry.node}:{entry.output_type}" for entry in named)
     return ["--precisionConstraints=obey", f"--layerPrecisions={precisions}", f"--layerOutputTypes={types}"]

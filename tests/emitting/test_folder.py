@@ -283,6 +283,26 @@ def test_weak_constraints_are_written_as_trtexec_reads_them() -> None:
     assert any("LayerNormalization layer has no name" in note for note in notes)
 
 
+def test_every_setting_of_the_plan_is_in_the_command() -> None:
+    build = {
+        "tf32": True, "workspace_bytes": 3 << 30, "optimization_level": 5, "version_compatible": True,
+        "hardware_compatible": "same_compute_capability", "timing_cache": "t.cache", "plugins": ["libp.so"],
+    }  # fmt: skip
+    command, _ = trtexec_command(plan_for("tensorrt-11", "strong", build=build))
+    assert command.split()[6:] == [
+        "--memPoolSize=workspace:3072", "--builderOptimizationLevel=5", "--versionCompatible",
+        "--hardwareCompatibilityLevel=same_compute_capability", "--timingCacheFile=t.cache", "--staticPlugins=libp.so",
+        "--profilingVerbosity=detailed",
+    ]  # fmt: skip
+    assert "--noTF32" not in command
+
+
+def test_a_name_that_several_nodes_share_is_said_to_reach_one() -> None:
+    nodes = (PlannedNode("/d", "Add", (), "a", "fp32", "island", "r"), PlannedNode("/d", "Mul", (), "b", "fp16"))
+    _, notes = trtexec_command(plan_for("tensorrt-10", "weak", nodes=nodes, constraints=(Constraint("/d", ("a",)),)))
+    assert any("Several nodes are named '/d'" in note for note in notes)
+
+
 def test_the_template_modules_are_found_as_package_data() -> None:
     assert importlib.util.find_spec("precision_planner.emitting") is not None
     assert {path.name for path in TEMPLATES.iterdir()} >= {"build.py", "verify.py", "README.md.jinja"}
