@@ -62,7 +62,8 @@ class ConstantWriter:
             twin = onnx.TensorProto()
             twin.CopyFrom(tensor)
             twin.name = name
-            self._cast_tensor(twin, element, self._role(key), key[1])
+            if element != self.assignment.wide:
+                self._cast_tensor(twin, element, self._role(key), key[1])
             self._pending.append((scope, twin))
             return name
         position = scope.producer(key[1])
@@ -71,7 +72,8 @@ class ConstantWriter:
         node.CopyFrom(scope.nodes[position])
         node.output[0] = name
         node.name = self.names.fresh(f"{node.name}__{SUFFIX[element]}") if node.name else ""
-        self._cast_constant(node, element, self._role(key), key[1])
+        if element != self.assignment.wide:
+            self._cast_constant(node, element, self._role(key), key[1])
         self.nodes.setdefault(scope.path, {}).setdefault(str(position), []).append(node)
         return name
 

@@ -1,17 +1,13 @@
-"""Types of plugin nodes, as a user says them, and LayerNormalization written as a plugin."""
+"""Types of plugin nodes, as a user says them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-import onnx
+from collections.abc import Iterable
 
 from precision_planner.errors import ConversionError
-from precision_planner.model import Model
 from precision_planner.typing import PluginTypes
 
 _WORDS = ("low", "fp16", "bf16", "fp32", "-")
-PLUGIN_DOMAIN = "trt.plugins"
 
 
 def parse_plugins(texts: Iterable[str]) -> dict[str, PluginTypes]:
@@ -35,28 +31,3 @@ def parse_plugins(texts: Iterable[str]) -> dict[str, PluginTypes]:
             )
         found[name.strip()] = PluginTypes(words[0], words[1])
     return found
-
-
-def layernorm_as_plugin(model: Model, name: str) -> tuple[Model, Mapping[str, int]]:
-    """Write every LayerNormalization of the model as the plugin `name`, attributes and inputs as they are.
-
-    For builders older than TensorRT 8.6, which have no such layer.
-
-    Returns:
-      (the model, {"replaced": count}).
-    """
-    proto = model.edit()
-    count = 0
-    graphs: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
-    while graphs:
-        graph = graphs.pop()
-        for node in graph.node:
-            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-            if node.op_type == "LayerNormalization" and node.domain in ("", "ai.onnx"):
-                node.op_type, node.domain = name, PLUGIN_DOMAIN
-                count += 1
-    if not count:
-        return model, {"replaced": 0}
-    if not any(entry.domain == PLUGIN_DOMAIN for entry in proto.opset_import):
-        proto.opset_import.add(domain=PLUGIN_DOMAIN, version=1)
-    return model.with_proto(proto), {"replaced": count}

@@ -19,12 +19,12 @@ from precision_planner.patterns import Match, find_patterns
 from precision_planner.planning.selectors import pattern_kinds, select
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
-from precision_planner.rewriting.plugins import layernorm_as_plugin
 from precision_planner.rewriting.report import build_report
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.rewriting.verify import summarize, verify_typed
 from precision_planner.rewriting.weights import check_policy
 from precision_planner.transforms import FusionResult, fuse, fuse_verified, raise_opset
+from precision_planner.transforms.plugin_layernorm import apply_plugin_layernorm
 from precision_planner.typing import (
     Decision,
     KeepAs,
@@ -184,13 +184,13 @@ class _Rewrite:
         if options is not None:
             decisions = _carry(decisions, fusion, index, self.keep_as)
             model, reasons = self._raise_for_bf16(model, decisions)
-            model = self._as_plugins(model)
             now = index if model is self.source else GraphIndex(model.proto)
             table = types if model is self.source else infer_types(model, now)
             assignment = assign_types(model, decisions, options, index=now, types=table)
             self._check(assignment)
             result = convert(model, assignment, ConvertOptions(self.weights))  # type: ignore[arg-type]
-        typed, narrowed = narrow_inputs(result.model) if self.int32_inputs else (result.model, {})
+        finished = self._as_plugins(result.model)
+        typed, narrowed = narrow_inputs(finished) if self.int32_inputs else (finished, {})
         seconds = time.perf_counter() - started - fusing
         before_checks = time.perf_counter()
         checks = self._verify(loaded, typed, fusion, changed=typed is not loaded)
@@ -305,7 +305,7 @@ class _Rewrite:
             return model
         if kind != "plugin" or not name:
             raise ConversionError(f"--layernorm {self.layernorm!r} is unknown; use onnx or plugin:NAME")
-        return layernorm_as_plugin(model, name)[0]
+        return apply_plugin_layernorm(model, None, name).model
 
     # verification
 

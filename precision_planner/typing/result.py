@@ -45,11 +45,15 @@ def build_assignment(state: State) -> TypeAssignment:
         key = state.key(state.index.by_path[path], state.index.by_path[path].outputs[at])
         if key is not None:
             wanted.setdefault(key, set()).add(element)
+    main = state.index.main
+    for at, name in enumerate(main.outputs):
+        # an interface output keeps its name: the constant under it has the interface's type, other readers a copy
+        if ((), name) in state.constants and ((), at) in returns:
+            wanted[(), name] = {returns[(), at]}
     for constant in state.constants:
         storage[constant] = state.constants[constant] = _constant_type(state, wanted.get(constant, set()))
     for identity, at, value in indifferent:
         reads[identity, at] = storage.get(value, state.wide)
-    main = state.index.main
     return TypeAssignment(
         options=state.options,
         nodes=nodes,

@@ -343,7 +343,7 @@ def test_the_command_writes_beside_the_model_and_never_overwrites(
 
 
 def test_layernorm_as_a_plugin(bert: onnx.ModelProto) -> None:
-    model = rewrite(bert, layernorm="plugin:LayerNormPlugin", verify=False).model
-    assert len(_ops(model, "LayerNormPlugin")) == 5
+    model = rewrite(bert, layernorm="plugin:LayerNorm", verify=False).model
+    assert len(_ops(model, "LayerNorm")) == 5
     with pytest.raises(ConversionError, match="plugin:NAME"):
         rewrite(bert, layernorm="apex")
