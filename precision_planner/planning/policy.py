@@ -4,8 +4,8 @@ The order, from the strongest down:
 
 1. The user: --keep-fp32, then --keep-bf16, then --only-low (what it leaves out is FP32).
 2. Rewrites: a fusion, then a repair. Two rewrites of the same node: the graver finding, then the rule's id. What a
-   rewrite takes on is not kept for the same node's sake any more: ranges change with the graph, so a plan asks the
-   rules again after it.
+   repair takes on is not kept for the same node's sake any more: ranges change with the graph, so a plan asks the
+   rules again after it. Keeping a part of what a fusion takes keeps the fused node.
 3. Keeping: FP32 over BF16 over low; equals by severity, then by id.
 4. Nothing said: the low precision.
 
@@ -179,7 +179,7 @@ def _keeps(
         if kind not in _STRENGTH:
             continue
         lost: dict[str, list[NodeId]] = {}
-        for node in action.nodes:
+        for node in dict.fromkeys(_after_fusion(node, action, taken) for node in action.nodes):
             reason = _refusal(action, node, index, taken)
             holder = winners.get(node)
             if not reason and holder is not None:
@@ -207,10 +207,19 @@ def _keeps(
     }
 
 
+def _after_fusion(node: NodeId, action: Action, taken: dict[NodeId, Action]) -> NodeId:
+    """The node itself, or the one that a fusion makes of it: keeping a part of a pattern keeps what it becomes."""
+    rewrite = taken.get(node)
+    if rewrite is None or rewrite is action or rewrite.kind != "fuse" or rewrite.match is None:
+        return node
+    return rewrite.match.anchor
+
+
 def _refusal(action: Action, node: NodeId, index: GraphIndex, taken: dict[NodeId, Action]) -> str:
     """Why an action does not keep a node; "" if it does."""
     rewrite = taken.get(node)
-    if rewrite is not None and rewrite is not action:
+    fused = rewrite is not None and rewrite.kind == "fuse" and rewrite.match is not None
+    if rewrite is not None and rewrite is not action and not fused:
         return f"{rewrite.rule} rewrites it ({rewrite.repair or rewrite.kind})"
     if action.synthesized:
         place = index.find(node)

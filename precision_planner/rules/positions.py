@@ -7,6 +7,7 @@ convolution or a normalization; each walk visits a node once, so all of them are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import prod
 
 from onnx import NodeProto, TensorProto
 
@@ -126,6 +127,8 @@ _INDEX_INPUTS = {
 }  # fmt: skip
 """Op type -> the inputs that are indices, shapes or bounds."""
 _COORDINATE_INPUTS = {"GridSample": (1,), "RoiAlign": (1,), "Resize": (1, 2), "Upsample": (1,), "MaxRoiPool": (1,)}
+_SHAPE_CONSTANT = 16
+"""Elements that a constant of shape arithmetic has at most: no tensor has more axes than that."""
 _FLOAT_INTEGER_OPS = frozenset({"ArgMax", "ArgMin", "NonZero", "TopK", "NonMaxSuppression", "Shape", "Size"})
 
 
@@ -172,7 +175,7 @@ def find_positions(scope: Scope, types: TypeTable, number: Callable[[str], float
     sets = {
         "feeds_softmax": _feeding(scope, _softmax_inputs(scope), _MOVES | {"MatMul", "Gemm", "Einsum"}),
         "index_arithmetic": _index_arithmetic(scope, types) & floats,
-        "shape_arithmetic": _from_shapes(scope) & floats,
+        "shape_arithmetic": _from_shapes(scope, types) & floats,
         "coordinates": set(walk_up(scope, _inputs_at(scope, _COORDINATE_INPUTS), _is_arithmetic)) & floats,
         "angles": set(walk_up(scope, _angle_inputs(scope), _is_angle_arithmetic)) & floats,
         "reads_denominator": _denominators(scope, number),
@@ -264,18 +267,25 @@ def _casts_float(node: NodeProto) -> bool:
     return node.op_type == "Cast" and _casts_to_integer(node)
 
 
-def _from_shapes(scope: Scope) -> set[int]:
-    """Nodes all of whose inputs come from Shape, Size or constants, one at least from Shape or Size."""
+def _from_shapes(scope: Scope, types: TypeTable) -> set[int]:
+    """Nodes all of whose inputs come from Shape, Size or small constants, the first or another from Shape or Size.
+
+    A lookup in a table by a number that comes from a shape (position embeddings) is no arithmetic on shapes.
+    """
     derived: set[str] = set()
-    constant: set[str] = set(scope.initializers)
+    constant = {name for name, tensor in scope.initializers.items() if prod(tensor.dims) <= _SHAPE_CONSTANT}
     found: set[int] = set()
     for position, node in enumerate(scope.nodes):
         if node.op_type in ("Shape", "Size"):
             derived.update(node.output)
         elif node.op_type == "Constant":
-            constant.update(node.output)
+            shape = types.of(scope, node.output[0]).shape or ()
+            if prod(dim for dim in shape if isinstance(dim, int)) <= _SHAPE_CONSTANT:
+                constant.update(node.output)
         elif _is_arithmetic(node) and node.op_type not in ("ConstantOfShape", "Range", "Expand", "EyeLike"):
             inputs = [name for name in node.input if name]
+            if node.op_type == "Gather" and inputs[0] not in derived:
+                continue
             if any(name in derived for name in inputs) and all(name in derived or name in constant for name in inputs):
                 derived.update(node.output)
                 found.add(position)

@@ -30,7 +30,15 @@ case (float[2,4] x) => (float[2,4] y) <float[4,4] w = {1,0,0,0,0,1,0,0,0,0,1,0,0
 def chosen():
     text = TEXT.replace('"/enc/block[0]/Relu"', "block_relu")
     proto = onnx.parser.parse_model(text.replace("/", "_").replace(".", "_"))
-    names = ["/enc/layer.0/MatMul", "/enc/layer.0/Add", "/enc/layer.10/MatMul", "/enc/block[0]/Relu", "norm", "soft", ""]
+    names = [
+        "/enc/layer.0/MatMul",
+        "/enc/layer.0/Add",
+        "/enc/layer.10/MatMul",
+        "/enc/block[0]/Relu",
+        "norm",
+        "soft",
+        "",
+    ]
     for node, name in zip(proto.graph.node, names, strict=True):
         node.name = name
     model = Model.load(proto)

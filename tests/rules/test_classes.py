@@ -57,7 +57,7 @@ def test_class_14_the_cube_is_infinite_before_and_finite_after(name):
 
 
 def test_class_15_a_softplus_kernel_in_fp16_overflows_and_the_written_out_form_does_not():
-    rule, case, model, inputs = shown("SP002", "softplus of 20")
+    rule, case, _, inputs = shown("SP002", "softplus of 20")
     with np.errstate(over="ignore"):
         naive = np.log(np.float16(1) + np.exp(inputs["x"].astype(np.float16)))
     assert np.isinf(naive).any()
