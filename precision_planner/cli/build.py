@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,9 @@ def command(
             capabilities=compute_capabilities,
             on_line=on_line,
         )
-    log = run.folder / "build.log"
+    # a folder that cannot be written can still be built from, to an -o elsewhere
+    place = run.folder if os.access(run.folder, os.W_OK) else (run.engine or Path(output or "model.engine")).parent
+    log = place / "build.log"
     write_result("\n".join(run.log), log)
     model = Model.load(run.folder / "model.onnx")
     report = judge_build(run, names=[tensor.name for tensor in model.proto.graph.initializer])

@@ -19,9 +19,17 @@ _MOST = 20
 @click.argument("engine", metavar="ENGINE|LAYERS.json")
 @click.option("--profile", metavar="FILE", help="Layer times, as trtexec --exportProfile writes them.")
 @click.option("--expect", multiple=True, metavar="BOUND", help="Such as 'half>=80%', 'low@time>=90%', 'islands==0'.")
+@click.option("--plugins", multiple=True, metavar="LIB", help="Libraries of the engine's plugins.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the inspection as JSON; - is stdout, alone.")
 @click.option("--all", "everything", is_flag=True, help="List every layer, not only the FP32 ones.")
-def command(engine: str, profile: str | None, expect: tuple[str, ...], json_path: str | None, everything: bool) -> int:
+def command(
+    engine: str,
+    profile: str | None,
+    expect: tuple[str, ...],
+    plugins: tuple[str, ...],
+    json_path: str | None,
+    everything: bool,
+) -> int:
     r"""Show the share of half, the FP32 islands and the kernels of an engine, and gate on them.
 
     ENGINE is an engine file (needs the TensorRT that built it, and its GPU), what trtexec --exportLayerInfo or the
@@ -36,7 +44,7 @@ def command(engine: str, profile: str | None, expect: tuple[str, ...], json_path
     from precision_planner.emitting.inspection import inspect_layers, parse_expectations
 
     expectations = parse_expectations(expect)
-    info = parse_layers_file(Path(engine), None if profile is None else Path(profile))
+    info = parse_layers_file(Path(engine), None if profile is None else Path(profile), plugins)
     inspection = inspect_layers(info)
     results = [(bound, *bound.check(inspection)) for bound in expectations]
     if json_path:

@@ -15,6 +15,7 @@ from precision_planner.emitting.engine_file import has_gpu, read_engine
 from precision_planner.emitting.inspection import Inspection, inspect_layers
 from precision_planner.emitting.kernels import Kernel, parse_kernels
 from precision_planner.emitting.layers import EngineInfo, EngineLayer, EngineTensor, type_of
+from precision_planner.errors import EngineError, MissingExtraError
 from precision_planner.planning.plan import PlannedNode, PrecisionPlan
 
 _NETWORK_TYPES = {"HALF": "fp16", "FLOAT": "fp32", "BF16": "bf16"}
@@ -160,8 +161,11 @@ def logged_kernels(log: Sequence[str]) -> tuple[Kernel, ...]:
 
 def _kernels(run: BuildRun) -> tuple[tuple[EngineLayer, ...], str]:
     if run.engine is not None and has_gpu():
-        info = read_engine(run.engine)
-        if not info.names_only:
+        try:
+            info = read_engine(run.engine, plugins=run.plan.build.get("plugins") or (), folder=run.folder)
+        except (EngineError, MissingExtraError):
+            info = None  # built for another GPU than this one: the log has to do
+        if info is not None and not info.names_only:
             return info.layers, "inspector"
     return tuple(_as_layer(kernel) for kernel in logged_kernels(run.log)), "builder log"
 

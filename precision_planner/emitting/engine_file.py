@@ -25,11 +25,19 @@ def engine_origin(head: bytes) -> tuple[str, str] | None:
     return module, version
 
 
-def read_engine(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -> EngineInfo:
+def read_engine(
+    path: Path,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    plugins: Sequence[str] = (),
+    folder: Path | None = None,
+) -> EngineInfo:
     """The layers of an engine file, by the TensorRT that built it.
 
     Args:
       path: the engine.
+      plugins: libraries that the engine's plugins come from.
+      folder: where relative names of these are looked up first.
       shapes: input -> shape, for a dynamic engine; by default the first profile's usual shapes. Without shapes the
         inspector of 8.x leaves out all types.
 
@@ -51,7 +59,12 @@ def read_engine(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
             f"{path} (built by {_NAMES[module]} {version}) can be loaded only where its GPU is: there, run trtexec "
             "--loadEngine=FILE --profilingVerbosity=detailed --exportLayerInfo=layers.json, and inspect layers.json"
         )
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(data)
+    _load_plugins(plugins, folder)
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    if hasattr(runtime, "engine_host_code_allowed"):
+        # a version-compatible engine carries its own runtime; the user names the file, as to trtexec
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineError(
             f"{path} was built by {_NAMES[module]} {version} for its own GPU; {_NAMES[module]} {trt.__version__} here "
@@ -62,6 +75,17 @@ def read_engine(path: Path, shapes: Mapping[str, Sequence[int]] | None = None) -
     if context is not None:
         inspector.execution_context = context
     return read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON), str(path))
+
+
+def _load_plugins(libraries: Sequence[str], folder: Path | None) -> None:
+    import ctypes
+
+    for library in libraries:
+        path = folder / library if folder is not None and (folder / library).exists() else Path(library)
+        try:
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise EngineError(f"the plugin library {library} cannot be loaded: {error}") from None
 
 
 def has_gpu() -> bool:
@@ -111,7 +135,7 @@ def _context(engine: Any, shapes: Mapping[str, Sequence[int]] | None) -> Any:
     return context
 
 
-def parse_layers_file(path: Path, profile: Path | None = None) -> EngineInfo:
+def parse_layers_file(path: Path, profile: Path | None = None, plugins: Sequence[str] = ()) -> EngineInfo:
     """Read an engine, exported layer information or a builder's log, whichever the file is."""
     try:
         with path.open("rb") as file:
@@ -119,7 +143,7 @@ def parse_layers_file(path: Path, profile: Path | None = None) -> EngineInfo:
         if engine_origin(head) is not None:
             from precision_planner.emitting.layers import with_times
 
-            info = read_engine(path)
+            info = read_engine(path, plugins=plugins)
             return info if profile is None else with_times(info, profile.read_text("utf-8"))
         text = path.read_text("utf-8")
         times = None if profile is None else profile.read_text("utf-8")

@@ -256,6 +256,18 @@ class TestDiagnose:
         assert np.array_equal(numpy_helper.to_array(wide.graph.initializer[0]), before.astype(np.float32))
 
 
+def test_golden_inputs_get_the_types_of_the_planned_model(tmp_path, monkeypatch):
+    """ONNX's "float" is numpy's float32, while numpy's "float" is float64."""
+    types = {"f": "float", "h": "float16", "i": "int32", "b": "bool", "d": "double"}
+    interface = {"inputs": {name: {"dtype": kind, "shape": None} for name, kind in types.items()}, "outputs": {}}
+    folder = write_plan(tmp_path / "p", "tensorrt-11", "strong", interface=interface)
+    verify = load_script(folder / "verify.py", monkeypatch)
+    given = {"f": np.float32, "h": np.float32, "i": np.int64, "b": np.bool_, "d": np.float64, "other": np.int8}
+    found = verify.typed({name: np.zeros(2, kind) for name, kind in given.items()})
+    wanted = {"f": "float32", "h": "float16", "i": "int32", "b": "bool", "d": "float64", "other": "int8"}
+    assert {name: str(array.dtype) for name, array in found.items()} == wanted
+
+
 # --- onnxruntime
 
 

@@ -85,13 +85,18 @@ def cases():
             yield name, typed(dict(inputs)), dict(outputs)
 
 
+# where ONNX and numpy call a type differently: numpy's "float" is float64
+ONNX_TYPES = {"float": "float32", "double": "float64"}
+
+
 def typed(inputs):
     """The inputs in the types of the planned model: it may take FP16 where the FP32 model takes floats."""
     wanted = PLAN["interface"]["inputs"]
     bfloat16 = [name for name in inputs if wanted.get(name, {}).get("dtype") == "bfloat16"]
     if bfloat16:
         raise SystemExit("verify.py: numpy has no bfloat16, which input %s needs; plan with --io-types keep" % bfloat16)
-    return {name: np.asarray(a, wanted[name]["dtype"] if name in wanted else a.dtype) for name, a in inputs.items()}
+    types = {name: ONNX_TYPES.get(entry["dtype"], entry["dtype"]) for name, entry in wanted.items()}
+    return {name: np.asarray(array, types.get(name, array.dtype)) for name, array in inputs.items()}
 
 
 def check(infer):
