@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, WeightStore, marker_key, numpy_dtype, set_payload
 from precision_planner.rewriting.names import SUFFIX, Names
@@ -157,6 +157,3 @@ class ConstantWriter:
 def _blocks(flat: np.ndarray[Any, Any]) -> Iterable[Array]:
     for start in range(0, flat.size, BLOCK):
         yield flat[start : start + BLOCK]
-
-
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE})

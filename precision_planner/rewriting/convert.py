@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -31,19 +30,12 @@ from precision_planner.model import (
     topological_order,
 )
 from precision_planner.rewriting.annotations import update_annotations
+from precision_planner.rewriting.casts import cast_target, is_cast, is_exact
 from precision_planner.rewriting.constants import ConstantWriter
 from precision_planner.rewriting.names import SUFFIX, Names
 from precision_planner.rewriting.weights import WeightChange, WeightPolicy, check_policy
 from precision_planner.typing import Key, TypeAssignment
 from precision_planner.typing.schemas import NORM_WITH_STASH, TYPE_ATTRIBUTES
-
-_EXACT: dict[int, set[int]] = {
-    TensorProto.FLOAT16: {TensorProto.FLOAT, TensorProto.DOUBLE},
-    TensorProto.BFLOAT16: {TensorProto.FLOAT, TensorProto.DOUBLE},
-    TensorProto.FLOAT: {TensorProto.DOUBLE},
-}
-"""Element type -> the wider types that hold its every value."""
-
 
 CAST_OPSET = 13
 """What a model that imports no default domain gets, so that it can hold a Cast (to bfloat16 too)."""
@@ -113,6 +105,7 @@ class _Writer:
     names: Names = field(init=False)
     constants: ConstantWriter = field(init=False)
     stored_name: dict[Key, str] = field(default_factory=dict)
+    original_name: dict[str, str] = field(default_factory=dict)
     versions: dict[tuple[Key, int], str] = field(default_factory=dict)
     casts: dict[tuple[str, ...], dict[str, list[onnx.NodeProto]]] = field(default_factory=dict)
     added: dict[tuple[tuple[str, ...], str], tuple[str, int]] = field(default_factory=dict)
@@ -169,6 +162,7 @@ class _Writer:
                 continue
             inner = self.names.fresh(f"{name}__{SUFFIX[stored]}")
             self.stored_name[(), name] = inner
+            self.original_name[inner] = name
             self.versions[((), name), wanted] = name
             node = main.nodes[position]
             for index, output in enumerate(node.output):
@@ -201,10 +195,10 @@ class _Writer:
     def _before_cast(self, holder: Scope, value: str, element: int, stored: int) -> str | None:
         """What the model's own widening Cast read, where that is what the reader wants back."""
         node = holder.producer_node(value)
-        if node is None or node.op_type != "Cast" or node.domain not in ("", "ai.onnx"):
+        if node is None or not is_cast(node):
             return None
         source = self.index.resolve(holder, node.input[0])
-        if source is None or self._source_element(holder, node) != element or stored not in _EXACT.get(element, ()):
+        if source is None or self._source_element(holder, node) != element or not is_exact(element, stored):
             return None
         if self._storage((source.path, node.input[0])) is not None:
             return self._name(holder, node.input[0], element)
@@ -214,8 +208,8 @@ class _Writer:
         """The type that one of the model's own Casts reads now."""
         holder = self.index.resolve(scope, cast.input[0])
         stored = self._storage((holder.path, cast.input[0])) if holder is not None else None
-        identity = first_output(cast)
-        original = {inner: key[1] for key, inner in self.stored_name.items()}.get(identity, identity)
+        name = first_output(cast)
+        original = self.original_name.get(name, name)
         return stored if stored is not None else self.assignment.cast_sources.get((scope.path, original), 0)
 
     def _new_cast(self, holder: Scope, key: Key, value: str, element: int) -> str:
@@ -235,20 +229,37 @@ class _Writer:
     # the model's own Casts
 
     def _find_bypasses(self) -> None:
-        """Casts that the conversion made no-ops: their readers read what stands before."""
+        """Casts that are no-ops now, alone or behind one that loses nothing: readers read what stands before."""
         for scope, _, node in self.index.nodes():
-            if node.op_type != "Cast" or node.domain not in ("", "ai.onnx") or scope.is_output(node.output[0]):
+            if not is_cast(node) or scope.is_output(node.output[0]) or node.output[0] in self.original_name:
                 continue
-            key, value = (scope.path, node.output[0]), node.input[0]
-            holder = self.index.resolve(scope, value)
-            if holder is None or key[1] in self.stored_name.values() or scope.is_output(key[1]):
+            through = self._through(scope, node)
+            value = node.input[0] if through is None else through[1].input[0]
+            source = self.index.resolve(scope if through is None else through[0], value)
+            if source is None or (source.path, value) in self.assignment.constants:
                 continue
-            before, after = self._source_element(scope, node), self._storage(key)
-            if after is None:
-                after = next((int(a.i) for a in node.attribute if a.name == "to"), 0)
-            constant = (holder.path, value) in self.assignment.constants
-            if before == after and before != self.assignment.wide and not constant:
-                self.bypassed[key] = (holder.path, value)
+            before = self._source_element(scope, node) if through is None else self._source_element(*through)
+            known = before != self.assignment.wide or through is not None
+            if before == self._made_element(scope, node) and known:
+                self.bypassed[scope.path, node.output[0]] = (source.path, value)
+
+    def _through(self, scope: Scope, node: onnx.NodeProto) -> tuple[Scope, onnx.NodeProto] | None:
+        """The first Cast of the chain that `node` ends, all of which before it lose nothing; None for no chain."""
+        found = None
+        while True:
+            holder = self.index.resolve(scope, node.input[0])
+            before = None if holder is None else holder.producer_node(node.input[0])
+            if holder is None or before is None or not is_cast(before):
+                return found
+            if not is_exact(self._source_element(holder, before), self._made_element(holder, before)):
+                return found
+            found = scope, node = holder, before
+
+    def _made_element(self, scope: Scope, cast: onnx.NodeProto) -> int:
+        """The type that one of the model's own Casts makes now."""
+        name = cast.output[0]
+        stored = self._storage((scope.path, self.original_name.get(name, name)))
+        return cast_target(cast) if stored is None else stored
 
     def _dead_casts(self) -> dict[tuple[tuple[str, ...], int], onnx.NodeProto]:
         """The Casts that were read before and are not any more."""
@@ -258,11 +269,7 @@ class _Writer:
         for scope in self.index.scopes:
             names.update(info if isinstance(info, str) else info.name for info in scope.container.output)
         dead: dict[tuple[tuple[str, ...], int], onnx.NodeProto] = {}
-        work = [
-            (scope, position)
-            for scope, position, node in self.index.nodes()
-            if node.op_type == "Cast" and node.domain in ("", "ai.onnx")
-        ]
+        work = [(scope, position) for scope, position, node in self.index.nodes() if is_cast(node)]
         for scope, position in reversed(work):
             node = scope.nodes[position]
             value = node.output[0]
@@ -280,6 +287,10 @@ class _Writer:
             identity = self._identity(scope, position)
             for slot, value in enumerate(node.input):
                 if not value:
+                    continue
+                chain = self._through(scope, node) if is_cast(node) else None
+                if chain is not None:
+                    edits.append((node, slot, self._plain_name(chain[0], chain[1].input[0])))
                     continue
                 element = reads.get((identity, slot))
                 name = self._name(scope, value, element) if element is not None else self._plain_name(scope, value)
@@ -304,13 +315,12 @@ class _Writer:
 
     def _identities(self) -> dict[tuple[str, ...], list[NodeId]]:
         if self._identity_cache is None:
-            original = {inner: key[1] for key, inner in self.stored_name.items()}
             found: dict[tuple[str, ...], list[NodeId]] = {}
             for scope in self.index.scopes:
                 row = []
                 for position, node in enumerate(scope.nodes):
                     output = first_output(node)
-                    row.append(NodeId(scope.path, original.get(output, output) or f"#{position}"))
+                    row.append(NodeId(scope.path, self.original_name.get(output, output) or f"#{position}"))
                 found[scope.path] = row
             self._identity_cache = found
         return self._identity_cache
@@ -418,8 +428,3 @@ def _retype_optional(node: onnx.NodeProto, element: int) -> None:
             while proto.WhichOneof("value") in ("sequence_type", "optional_type"):
                 proto = getattr(proto, proto.WhichOneof("value")).elem_type
             proto.tensor_type.elem_type = element
-
-
-def is_float_array(array: np.ndarray[Any, Any]) -> bool:
-    """Whether an array holds float32 or float64."""
-    return array.dtype in (np.dtype(np.float32), np.dtype(np.float64))

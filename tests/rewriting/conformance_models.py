@@ -74,6 +74,21 @@ def cast_to_double_and_back() -> onnx.ModelProto:
 
 
 @_add
+def cast_chains() -> onnx.ModelProto:
+    """Chains whose first Cast loses nothing: int32 -> int64 -> float, and float -> double -> float."""
+    return text(
+        "g (int32[N,4] i, float[N,4] x) => (float[N,4] y) { a = Cast<to=7>(i) f = Cast<to=1>(a) e = Exp(x) "
+        "d = Cast<to=11>(e) b = Cast<to=1>(d) y = Mul(f, b) }"
+    )
+
+
+@_add
+def cast_chain_that_rounds() -> onnx.ModelProto:
+    """float -> int32 -> float truncates: it stays."""
+    return text("g (float[N,4] x) => (float[N,4] y) { e = Exp(x) i = Cast<to=6>(e) f = Cast<to=1>(i) y = Mul(f, e) }")
+
+
+@_add
 def cast_to_integer() -> onnx.ModelProto:
     return text("g (float[N,8] x) => (int32[N,8] y, float[N,8] z) { h = Sigmoid(x) y = Cast<to=6>(h) z = Exp(h) }")
 

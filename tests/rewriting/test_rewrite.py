@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,8 +19,12 @@ from precision_planner.cli.main import main
 from precision_planner.compat import convert_float_to_float16, convert_to_mixed_precision
 from precision_planner.errors import ConversionError, SelectorError, SurgeryError
 from precision_planner.rewriting import rewrite
+from precision_planner.rewriting.casts import is_exact
 from tests.gates import assert_gates
 from tests.rewriting.conformance_models import MODELS, normal, text, weights
+
+INTEGERS = [2, 3, 4, 5, 6, 7, 12, 13]  # UINT8, INT8, UINT16, INT16, INT32, INT64, UINT32, UINT64
+FLOATS = [1, 10, 11, 16]
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +203,42 @@ def test_index_arithmetic_stays_fp32_with_its_reason() -> None:
         kept = rewrite(MODELS[name](), fuse=(), verify=False).report["kept_fp32"]
         assert kept, name
         assert all("index arithmetic" in entry["reason"] for entry in kept if entry["op_type"] != "Resize"), name
+
+
+def test_exact_cast_chains_are_gone_and_rounding_ones_stay() -> None:
+    exact = rewrite(MODELS["cast_chains"](), fuse=(), verify=False).model
+    casts = [(node.input[0], onnx.helper.get_node_attr_value(node, "to")) for node in _ops(exact, "Cast")]
+    assert sorted(casts) == [("i", 10), ("x", 10), ("y__fp16", 1)]
+    rounding = rewrite(MODELS["cast_chain_that_rounds"](), fuse=(), verify=False).model
+    assert 6 in [onnx.helper.get_node_attr_value(node, "to") for node in _ops(rounding, "Cast")]
+
+
+@pytest.mark.parametrize("source", sorted(INTEGERS + FLOATS))
+@pytest.mark.parametrize("target", sorted(INTEGERS + FLOATS))
+def test_a_cast_called_exact_gives_every_extreme_back(source: int, target: int) -> None:
+    """Against numpy and ml_dtypes: the extremes of a type and their neighbors survive there and back, or not."""
+    one, other = (np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)) for element in (source, target))
+    if source in INTEGERS:
+        info = np.iinfo(one)
+        values = np.array([info.min, info.max, info.max - 1, 1, 0], one)
+    else:
+        limits = ml_dtypes.finfo(one)
+        values = np.array([limits.max, limits.tiny, limits.smallest_subnormal, 1 + limits.eps, -1.5], one)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exact = [
+            int(v) == int(w) if source in INTEGERS and target in INTEGERS else float(v) == float(w)
+            for v, w in zip(values, values.astype(other), strict=True)
+        ]
+        if source in INTEGERS and target in FLOATS:
+            exact = [
+                int(v) == int(float(w)) if np.isfinite(float(w)) else False
+                for v, w in zip(values, values.astype(other), strict=True)
+            ]
+    if is_exact(source, target):
+        assert all(exact)
+    elif not (source in FLOATS and target in INTEGERS):
+        assert not all(exact)
 
 
 def test_an_author_island_of_a_half_model_stays() -> None:
