@@ -364,3 +364,29 @@ def test_the_folder_needs_nothing_of_ours_or_polygraphys(tmp_path: Path):
     )
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "moved" / "model.engine").stat().st_size > 10_000
+
+
+@pytest.mark.rtx
+@pytest.mark.slow
+@pytest.mark.parametrize(("style", "opset"), [("torchscript", 13), ("torchscript", 17), ("dynamo", 18)])
+@pytest.mark.parametrize("variant", ["tiny", "tiny-massive", "tiny-ffn"])
+def test_a_sample_models_plan_builds_as_asked_and_loses_no_attention(
+    tmp_path: Path, style: str, opset: int, variant: str
+):
+    """The whole path: planned by the rules, built through the folder, judged by NVIDIA's network and kernels."""
+    from dataclasses import replace
+
+    from examples.bert_classifier import PRESETS, build_bert_classifier
+    from precision_planner.pipeline import plan
+
+    model = build_bert_classifier(replace(PRESETS[variant], style=style, opset=opset))
+    planned = plan(model, target="tensorrt-rtx", verify=False)
+    planned.save(tmp_path / "p")
+    result = CliRunner().invoke(command, [str(tmp_path / "p"), "--json", "-"], standalone_mode=False)
+    assert result.exception is None
+    data = json.loads(result.stdout)
+    assert (data["ok"], data["unmet"]) == (True, [])
+    assert data["met"] + data["folded"] == len(data["nodes"])
+    attention = data["fused_attention"]
+    assert attention["plain"] == PRESETS[variant].layers, "one fused attention a layer in plain FP16"
+    assert attention["lost"] == 0, attention
