@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 _FIELD = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: \[(?P<inputs>.*?)\], "
-    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), "
-    r"StreamId: -?\d+, Metadata: ?(?P<metadata>.*)$"
+    r"(?:Constants: \[(?P<constants>.*?)\], )?Outputs: \[(?P<outputs>.*?)\](?=, (?:TacticName|ParameterType): )"
+    # copies of shapes to the device have no constants and no tactic; jumps of If and Loop name their targets
+    r"(?:, TacticName: (?P<tactic>.*?)(?=, StreamId: ))?(?:, (?!StreamId)\w+: .*?)*?"
+    r", StreamId: -?\d+(?:, \w+: [^,]*?)*?, Metadata: ?(?P<metadata>.*)$"
 )
 _TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
 # Fused layers separate the entries by a control character: 0x1e or, within a kernel, 0x1f.
@@ -95,9 +97,9 @@ def _parse_kernel(line: str) -> Kernel:
         name=match["name"],
         kind=match["kind"],
         inputs=_parse_tensors(match["inputs"]),
-        constants=_parse_tensors(match["constants"]),
+        constants=_parse_tensors(match["constants"] or ""),
         outputs=_parse_tensors(match["outputs"]),
-        tactic=match["tactic"],
+        tactic=match["tactic"] or "",
         nodes=parse_nodes(match["metadata"]),
     )
 
