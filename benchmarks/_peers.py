@@ -49,13 +49,13 @@ def modelopt_autocast(source: str, target: str) -> None:
 def planner(source: str, target: str) -> None:
     from precision_planner.rewriting import rewrite
 
-    rewrite(source, keep_fp32=["layernorm"], verify=False).save(target, force=True)
+    rewrite(source, verify=False).save(target, force=True)
 
 
 def planner_verified(source: str, target: str) -> None:
     from precision_planner.rewriting import rewrite
 
-    rewrite(source, keep_fp32=["layernorm"], verify=True).save(target, force=True)
+    rewrite(source, verify=True).save(target, force=True)
 
 
 IMPORTS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from precision_planner.model import GraphIndex, Model, infer_types
+from precision_planner.model import GraphIndex, Model, TypeTable
 from precision_planner.patterns import Match
 from precision_planner.rewriting.convert import ConvertResult
 from precision_planner.rewriting.work import work_share
@@ -22,6 +22,7 @@ def build_report(
     model: Model,
     fusion: FusionResult,
     assignment: TypeAssignment | None,
+    types: TypeTable,
     result: ConvertResult,
     verification: Mapping[str, Any],
     narrowed: Mapping[str, str],
@@ -37,6 +38,7 @@ def build_report(
       model: the model that types were assigned to.
       fusion: what became of the patterns.
       assignment: the types; None where only fusion was asked for.
+      types: inferred for `model`.
       result: what the conversion did.
       verification: of `summarize`.
       narrowed: int64 inputs that became INT32 -> how.
@@ -80,7 +82,7 @@ def build_report(
                 report["kept_bf16"].append(entry)
         report["interface"]["inputs"] = {n: _type(t) for n, t in assignment.inputs.items()}
         report["interface"]["outputs"] = {n: _type(t) for n, t in assignment.outputs.items()}
-        report["work"] = work_share(index, infer_types(model, index), assignment)
+        report["work"] = work_share(index, types, assignment)
     return report
 
 

@@ -16,7 +16,7 @@ from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
 from precision_planner.model.inputs import load_inputs
 from precision_planner.patterns import Match, find_patterns
-from precision_planner.planning.selectors import pattern_kinds, select
+from precision_planner.planning.selectors import CATEGORIES, pattern_kinds, select, split_selector
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.report import build_report
@@ -172,13 +172,15 @@ class _Rewrite:
             self.source = run_surgery(self.source, self.surgery)
         index = GraphIndex(self.source.proto)
         types = infer_types(self.source, index)
-        matches = find_patterns(self.source, index=index, types=types)
+        kinds = self._needed_kinds()
+        matches = find_patterns(self.source, index=index, types=types, kinds=kinds) if kinds else []
         decisions = self._decisions(index, matches)
         before_fusion = time.perf_counter()
         fusion = self._fuse(index, matches)
         fusing = time.perf_counter() - before_fusion if self.verify else 0.0
         model = fusion.model
         assignment: TypeAssignment | None = None
+        table = types
         result = ConvertResult(model)
         reasons: list[str] = []
         if options is not None:
@@ -201,6 +203,7 @@ class _Rewrite:
             model=model,
             fusion=fusion,
             assignment=assignment,
+            types=table,
             result=result,
             verification=checks,
             narrowed=narrowed,
@@ -209,6 +212,13 @@ class _Rewrite:
             seconds=seconds,
         )
         return RewriteResult(typed, report, assignment, self.source, model, decisions)
+
+    def _needed_kinds(self) -> tuple[str, ...]:
+        """The pattern kinds that are fused or that a selector names; recognizing all of them takes time."""
+        parts = [part for s in (*self.keep_fp32, *self.keep_bf16, *self.only_low) for part in split_selector(s)]
+        families = {*CATEGORIES, *(kind for family in CATEGORIES.values() for kind in family)}
+        named = pattern_kinds(part for part in parts if part in families)
+        return tuple(dict.fromkeys((*self.kinds, *named)))
 
     def _options(self) -> TypingOptions | None:
         if self.precision == "fp32":
