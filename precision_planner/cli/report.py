@@ -51,9 +51,7 @@ def read_report(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_reports(
-    data: Mapping[str, Any], html_path: str | None, md_path: str | None, junit_path: str | None
-) -> None:
+def write_reports(data: Mapping[str, Any], html_path: str | None, md_path: str | None, junit_path: str | None) -> None:
     """Write the forms asked for; PlannerError where a form does not exist for this kind of report."""
     from precision_planner.cli.console import write_result
     from precision_planner.reporting.html import kind_of, render_html
@@ -82,8 +80,10 @@ def _print(data: Mapping[str, Any]) -> None:
         render_diff(data, console)
         return
     if kind == "analysis":
-        for finding in data["findings"]:
-            console.print(f"{finding['severity']:<8} {finding['rule']:<6} {finding['subject']}: {finding['message']}")
+        from precision_planner.cli.main import verbosity
+        from precision_planner.reporting.analysis_terminal import render_analysis
+
+        render_analysis(data, console, verbose=verbosity() > 0)
         return
     kept = [node for node in data["nodes"] if node.get("precision") == "fp32"]
     console.print(f"plan for {data['target']}: {len(kept)} of {len(data['nodes'])} nodes in FP32")
