@@ -49,8 +49,8 @@ def base_name(listed: str) -> str:
 
 
 def myelin_name(name: str) -> str:
-    """A name as Myelin spells it: every character but letters, digits, `.` and `-` is `_`."""
-    return re.sub(r"[^A-Za-z0-9.\-]", "_", name)
+    """A name as Myelin spells it: every character but letters and digits is `_`."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name)
 
 
 def same_tensor(listed: str, names: Iterable[str]) -> bool:

@@ -180,9 +180,8 @@ def test_log_lists() -> None:
     assert found["layernorm_in_fp16"] == ["/a/Sub", "/a/Pow"]
     (listed,) = found["underflow"]
     assert base_name(listed) == "_layer_0_LayerNorm_Constant_1_output_0"
-    assert same_tensor(listed, ["/layer.0/LayerNorm/Constant_1_output_0"]) == (
-        myelin_name("/layer.0/LayerNorm/Constant_1_output_0") == base_name(listed)
-    )
+    assert myelin_name("/layer.0/LayerNorm/Constant_1_output_0") == base_name(listed)
+    assert same_tensor(listed, ["/layer.0/LayerNorm/Constant_1_output_0"])
     assert same_tensor("onnx::MatMul_98 + (Unnamed Layer* 88) [Shuffle]", ["onnx::MatMul_98"])
     assert not same_tensor("onnx::MatMul_9", ["onnx::MatMul_98"])
 
