@@ -181,6 +181,38 @@ class TestEngineTypes:
         assert types.check(build, b"") is fine
         assert ("came out FP32" in capsys.readouterr().out) is not fine
 
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            {"Name": "a", "LayerType": "kgen", "Outputs": [{"Format/Datatype": "N/A due to dynamic shapes"}]},
+            {"Name": "a", "Outputs": [{"Name": "y"}]},
+            {"Name": "{ForeignNode[a...z]}", "LayerType": "Myelin", "Outputs": [{"Format/Datatype": "Float"}]},
+        ],
+    )
+    def test_unknown_is_not_taken_for_fp32(self, tmp_path, load, monkeypatch, layer, capsys):
+        """TensorRT 8.6 takes a transformer into one Myelin layer, which writes FP32 where its head is kept so."""
+        build = load(weak_folder(tmp_path, []))
+        types = load_script(TEMPLATES / "engine_types.py", monkeypatch)
+        monkeypatch.setattr(types, "layers", lambda *_: [layer])
+        assert types.check(build, b"")
+        said = capsys.readouterr().out
+        assert "cannot be told" in said
+        assert "came out FP32" not in said
+
+    @pytest.mark.parametrize(("size", "fine"), [(92_500_000, True), (184_200_000, False)])
+    def test_an_engine_that_holds_its_weights_in_fp32_is_refused(
+        self, tmp_path, load, monkeypatch, size, fine, capsys
+    ):
+        """Sizes measured with TensorRT 8.6: where Myelin's FP16 form failed to compile, the engine was twice as large."""
+        build = load(weak_folder(tmp_path, []))
+        types = load_script(TEMPLATES / "engine_types.py", monkeypatch)
+        build.PLAN["model"]["weight_bytes"] = 182_800_000
+        build.PLAN["nodes"] = [{"op_type": op, "precision": "fp16"} for op in ("MatMul", "Gemm")]
+        myelin = {"Name": "{ForeignNode[a...z]}", "Outputs": [{"Format/Datatype": "Row major linear FP32"}]}
+        monkeypatch.setattr(types, "layers", lambda *_: [myelin])
+        assert types.check(build, bytes(size)) is fine
+        assert ("184 MB for 182 MB" in capsys.readouterr().out) is not fine
+
 
 class TestDiagnose:
     @pytest.fixture
