@@ -98,12 +98,16 @@ def show(preset: str, title: str, folder: Path, console: Console) -> Result:
 
 
 def _norm_table(planned: Any, console: Console) -> None:
-    table = Table(title="Every LayerNorm of the model", title_justify="left")
-    for column in ("node", "statistics", "why"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="Every LayerNorm, as planned: statistics in FP32, data in FP16", title_justify="left", box=None)
+    table.add_column("LayerNorm")
+    for column in ("|x| up to", "squares up to", "rule"):
+        table.add_column(column, justify="right")
     for node in planned.plan.nodes:
         if node.op_type == "LayerNormalization":
-            table.add_row(node.node, node.precision, node.reason)
+            place = node.node.removesuffix("/LayerNormalization").removesuffix("/LayerNorm")
+            numbers = (node.evidence.get(key) for key in ("x.amax", "inside.amax"))
+            shown = ("-" if number is None else f"{number:.4g}" for number in numbers)
+            table.add_row(place, *shown, node.rule or "")
     console.print(table)
 
 
@@ -132,24 +136,24 @@ def main(arguments: list[str]) -> int:
     results = [
         show(
             "massive",
-            "BERT classifier with massive activations (3 layers, hidden 768)",
+            "massive activations",
             options.out / "massive",
             console,
         ),
-        show("minilm", "MiniLM classifier, trained weights (6 layers, hidden 384)", options.out / "minilm", console),
+        show("minilm", "MiniLM, trained", options.out / "minilm", console),
     ]
     console.rule("Report")
-    table = Table(title="Sum of absolute differences of the probabilities, worst row, against FP32")
-    for column in ("model", "FP16 as it stands", "FP16 as planned", "top-1", "LayerNorms", "size"):
-        table.add_column(column, overflow="fold")
+    table = Table(title="Summed absolute difference of the probabilities, worst row, against FP32", box=None)
+    for column in ("model", "as it stands", "as planned", "top-1", "LayerNorms in FP32", "MB"):
+        table.add_column(column, justify="left" if column == "model" else "right")
     for result in results:
         table.add_row(
             result.title,
             f"{result.as_it_stands:.3g}",
             f"{result.planned:.3g}",
             f"{100 * result.top1:.1f} %",
-            f"{result.accounted} of {result.norms} computed in FP32",
-            f"{result.bytes_before / 1e6:.0f} -> {result.bytes_after / 1e6:.0f} MB",
+            f"{result.accounted} of {result.norms}",
+            f"{result.bytes_before / 1e6:.0f} -> {result.bytes_after / 1e6:.0f}",
         )
     console.print(table)
     for result in results:

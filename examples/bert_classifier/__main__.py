@@ -31,9 +31,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--style", choices=["torchscript", "dynamo"])
     parser.add_argument("--external-data", action="store_true", help="weights in OUT.onnx.data")
     parser.add_argument("--inputs", type=Path, metavar="IN.npz", help="also write sample inputs")
-    parser.add_argument(
-        "--expected", type=Path, metavar="REF.npz", help="also write the float64 answers to them"
-    )
+    parser.add_argument("--expected", type=Path, metavar="REF.npz", help="also write the float64 answers to them")
     parser.add_argument("--rows", type=int, default=40, metavar="N", help="rows of the sample inputs")
     return parser.parse_args(arguments)
 
@@ -44,9 +42,7 @@ def make_spec(options: argparse.Namespace) -> BertSpec:
     changes |= {"variant": options.hard}
     if options.style == "dynamo" and options.opset is None:
         changes["opset"] = 18
-    return replace(
-        PRESETS[options.variant], **{name: value for name, value in changes.items() if value is not None}
-    )
+    return replace(PRESETS[options.variant], **{name: value for name, value in changes.items() if value is not None})
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -75,24 +75,18 @@ class DynamoWriter:
         self.values += 1
         weight = f"val_{self.values}"
         self.parts.initializers[weight] = np.ascontiguousarray(self.parts.weights[f"{name}.weight"].T)
-        return self.op(
-            "Add", self.op("MatMul", x, weight), self.parts.share(f"{name}.bias"), as_torch="linear"
-        )
+        return self.op("Add", self.op("MatMul", x, weight), self.parts.share(f"{name}.bias"), as_torch="linear")
 
     def gemm(self, name: str, x: str, output: str | None = None) -> str:
         """Gemm for rank 2."""
         inputs = (x, self.parts.share(f"{name}.weight"), self.parts.share(f"{name}.bias"))
-        return self.op(
-            "Gemm", *inputs, as_torch="linear", output=output, beta=1.0, transB=1, alpha=1.0, transA=0
-        )
+        return self.op("Gemm", *inputs, as_torch="linear", output=output, beta=1.0, transB=1, alpha=1.0, transA=0)
 
     def layer_norm(self, name: str, x: str) -> str:
         """One LayerNormalization node, with stash_type written out."""
         inputs = (x, self.parts.share(f"{name}.weight"), self.parts.share(f"{name}.bias"))
         epsilon = np.float32(EPSILON).item()
-        return self.op(
-            "LayerNormalization", *inputs, as_torch="layer_norm", stash_type=1, epsilon=epsilon, axis=-1
-        )
+        return self.op("LayerNormalization", *inputs, as_torch="layer_norm", stash_type=1, epsilon=epsilon, axis=-1)
 
     def reshape(self, x: str, last: tuple[int, ...]) -> str:
         """Reshape to [batch, sequence, *last]; the target shape is computed once."""
@@ -138,9 +132,7 @@ class DynamoWriter:
         spec, share = self.spec, self.parts.share
         self.batch = self.op("Shape", "input", start=0, end=1)
         self.sequence = self.op("Shape", "input", start=1, end=2)
-        present = self.op(
-            "Not", self.op("Equal", "input", self.constant(np.array(0, dtype=np.int64))), as_torch="ne"
-        )
+        present = self.op("Not", self.op("Equal", "input", self.constant(np.array(0, dtype=np.int64))), as_torch="ne")
         buffers = self.parts.initializers
         buffers["embeddings.position_ids"] = np.arange(spec.positions)[None]
         buffers["embeddings.token_type_ids"] = np.zeros((1, spec.positions), dtype=np.int64)
@@ -162,16 +154,10 @@ class DynamoWriter:
         )
         self.module = "embeddings"
         positions = cut("embeddings.position_ids")
-        x = self.op(
-            "Gather", share("embeddings.word_embeddings.weight"), "input", as_torch="embedding", axis=0
-        )
-        y = self.op(
-            "Gather", share("embeddings.token_type_embeddings.weight"), types, as_torch="embedding", axis=0
-        )
+        x = self.op("Gather", share("embeddings.word_embeddings.weight"), "input", as_torch="embedding", axis=0)
+        y = self.op("Gather", share("embeddings.token_type_embeddings.weight"), types, as_torch="embedding", axis=0)
         x = self.op("Add", x, y, as_torch="add")
-        y = self.op(
-            "Gather", share("embeddings.position_embeddings.weight"), positions, as_torch="embedding", axis=0
-        )
+        y = self.op("Gather", share("embeddings.position_embeddings.weight"), positions, as_torch="embedding", axis=0)
         x = self.layer_norm("embeddings.LayerNorm", self.op("Add", x, y, as_torch="add"))
         for index in range(spec.layers):
             x = self.layer(index, x, mask)

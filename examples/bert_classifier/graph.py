@@ -45,9 +45,7 @@ class GraphParts:
         return output
 
 
-def make_model(
-    spec: BertSpec, parts: GraphParts, *, ir_version: int, producer_version: str
-) -> onnx.ModelProto:
+def make_model(spec: BertSpec, parts: GraphParts, *, ir_version: int, producer_version: str) -> onnx.ModelProto:
     """Put the parts together; the weights' bytes are copied once, into ``raw_data``."""
     batch, sequence = "batch", "sequence"
     graph = helper.make_graph(

@@ -58,9 +58,7 @@ class BertSpec:
         if not low <= self.opset <= high:
             raise ValueError(f"opset {self.opset}: the {self.style} style writes {low} to {high}")
         if min(self.layers, self.heads) < 1 or min(self.hidden, self.intermediate, self.vocabulary) < 8:
-            raise ValueError(
-                "layers and heads must be at least 1; hidden, intermediate, vocabulary at least 8"
-            )
+            raise ValueError("layers and heads must be at least 1; hidden, intermediate, vocabulary at least 8")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
         if not 2 <= self.sequence <= self.positions:

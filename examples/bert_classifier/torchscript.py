@@ -55,9 +55,7 @@ class Scope:
 
     def unsqueeze_anonymous(self, x: str) -> str:
         """Make a shape's entry a list of one; the exporter's own peephole names this constant otherwise."""
-        return self.op(
-            "Unsqueeze", x, self.writer.anonymous_constant("Unsqueeze", np.array([0], dtype=np.int64))
-        )
+        return self.op("Unsqueeze", x, self.writer.anonymous_constant("Unsqueeze", np.array([0], dtype=np.int64)))
 
 
 class TorchScriptWriter:
@@ -119,9 +117,7 @@ class TorchScriptWriter:
     def gelu(self, scope: Scope, x: str) -> str:
         """X (1 + erf(x / sqrt 2)) / 2, as the exporter decomposes it."""
         inner = scope.op("Erf", scope.op("Div", x, scope.number(math.sqrt(2))))
-        return scope.op(
-            "Mul", scope.op("Mul", x, scope.op("Add", inner, scope.number(1.0))), scope.number(0.5)
-        )
+        return scope.op("Mul", scope.op("Mul", x, scope.op("Add", inner, scope.number(1.0))), scope.number(0.5))
 
     def reshape(self, scope: Scope, x: str, shape: str) -> str:
         """Reshape; from opset 14 on torch writes ``allowzero`` out."""

@@ -83,9 +83,7 @@ def _draw(spec: BertSpec, name: str, shape: tuple[int, ...]) -> Array:
     is_norm = "LayerNorm" in name
     if spec.weights == "fresh" and (is_norm or name.endswith(".bias")):
         return np.full(shape, 1.0 if is_norm and name.endswith(".weight") else 0.0, dtype=np.float32)
-    noise = np.random.default_rng([spec.seed, zlib.crc32(name.encode())]).standard_normal(
-        shape, dtype=np.float32
-    )
+    noise = np.random.default_rng([spec.seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
     if is_norm and name.endswith(".weight"):
         return np.float32(1.0) + np.float32(0.1) * noise
     if name.endswith(".bias"):

@@ -21,7 +21,7 @@ _CARRIERS = frozenset(
         "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Slice", "Expand", "Tile", "Split",
         "Concat", "Gather", "Where", "Cast",
     }
-)
+)  # fmt: skip
 _LIMIT = 400
 """Nodes looked at from one input; what an input is shows near it."""
 

@@ -79,8 +79,10 @@ def synthesise(model: Model, *, seed: int = 0) -> Inputs:
 
 def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Sizes, seed: int = 0) -> Batch:
     """One batch; all inputs of it agree on which tokens are padding."""
-    shapes = {spec.name: tuple(_size(dim, axis, spec, roles[spec.name], sizes) for axis, dim in enumerate(_dims(spec)))
-              for spec in specs}
+    shapes = {
+        spec.name: tuple(_size(dim, axis, spec, roles[spec.name], sizes) for axis, dim in enumerate(_dims(spec)))
+        for spec in specs
+    }
     batch: Batch = {}
     for spec in specs:
         generator = np.random.default_rng([seed, zlib.crc32(spec.name.encode()), zlib.crc32(sizes.label.encode())])

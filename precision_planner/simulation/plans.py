@@ -138,9 +138,7 @@ def _stays_inside(scope: Scope, value: str) -> bool:
     if scope.is_output(value) or value in scope.captures or value in scope.body_outputs:
         return False
     readers = [scope.nodes[use.position] for use in scope.consumers(value)]
-    return bool(readers) and all(
-        reader.op_type in POINTWISE and reader.domain in ("", "ai.onnx") for reader in readers
-    )
+    return bool(readers) and all(reader.op_type in POINTWISE and reader.domain in ("", "ai.onnx") for reader in readers)
 
 
 def _is_exact(op_type: str, domain: str) -> bool:

@@ -238,5 +238,3 @@ def _reads(graph: GraphProto) -> set[str]:
             for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 read |= _reads(body)
     return read
-
-

@@ -20,7 +20,7 @@ POINTWISE = frozenset(
         "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh",
         "ThresholdedRelu", "Where", "Xor",
     }
-)
+)  # fmt: skip
 """Operators that a builder computes element by element, and so may chain inside one kernel."""
 
 EXACT = frozenset(
@@ -31,7 +31,7 @@ EXACT = frozenset(
         "ScatterND", "Scatter", "Sign", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose",
         "Trilu", "Unique", "Unsqueeze", "Upsample", "Where", "Shape", "Size",
     }
-)
+)  # fmt: skip
 """Operators whose results are their inputs' values (or their negatives, or integers among them): rounding inputs
 that are rounded already would change nothing."""
 
@@ -40,7 +40,7 @@ _NEVER_LOW = frozenset(
         "Shape", "Size", "If", "Loop", "Scan", "SequenceMap", "QuantizeLinear", "DequantizeLinear",
         "DynamicQuantizeLinear", "Constant",
     }
-)
+)  # fmt: skip
 """Not asked for their types: they read shapes, hold bodies (whose nodes are asked), or belong to quantization."""
 
 

@@ -54,6 +54,7 @@ class Simulation:
       stored: the same of every value that is stored in 16 bits, those that are only moved included.
       semantics: "typed" or "fused".
       description: what was done, in one sentence.
+      kept: nodes of an FP32 model that were told to stay FP32.
     """
 
     model: Model
@@ -62,6 +63,7 @@ class Simulation:
     stored: Mapping[tuple[tuple[str, ...], str], int]
     semantics: Semantics
     description: str
+    kept: frozenset[NodeId] = frozenset()
 
     def feeds(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The batch as the 16-bit model takes it (FP16 inputs are rounded), in the types that this one takes."""
@@ -108,6 +110,7 @@ def prepare(
     model = inline_functions(original)
     specs = input_specs(model)
     model = _with_casts_to(model, precision)
+    kept: frozenset[NodeId] = frozenset()
     if is_typed_low(model):
         if assignment is not None:
             raise ConversionError("the model is typed already, so no type assignment can be simulated on it")
@@ -122,14 +125,16 @@ def prepare(
             description = f"the plan's types ({assignment.options.precision})"
         else:
             precision = precision or "fp16"
-            kept = select_nodes(wide, index, keep_fp32)
+            kept = frozenset(select_nodes(wide, index, keep_fp32))
             plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy)
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
     if semantics == "fused":
         plan = fuse_chains(plan, GraphIndex(wide.proto))
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
     description += f", {semantics} semantics, {stored}"
-    return Simulation(apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description)
+    return Simulation(
+        apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description, kept
+    )
 
 
 def _with_casts_to(model: Model, precision: str | None) -> Model:
@@ -210,9 +215,7 @@ def prove_rounding() -> None:
     if _proven:
         return
     names = ["x", "a", "b", "c", "y"]
-    nodes = [
-        onnx.helper.make_node("Mul", [names[i], f"k{i}"], [names[i + 1]]) for i in range(4)
-    ]
+    nodes = [onnx.helper.make_node("Mul", [names[i], f"k{i}"], [names[i + 1]]) for i in range(4)]
     graph = onnx.helper.make_graph(
         nodes,
         "proof",

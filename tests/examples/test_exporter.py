@@ -84,10 +84,7 @@ def test_torchscript_style_is_what_torch_writes(opset: int, weights: str, tmp_pa
     ours = build_bert_classifier(spec)
     assert described(ours) == described(theirs)
     tensors = [
-        {
-            unnumbered(t.name) + str(i): onnx.numpy_helper.to_array(t)
-            for i, t in enumerate(model.graph.initializer)
-        }
+        {unnumbered(t.name) + str(i): onnx.numpy_helper.to_array(t) for i, t in enumerate(model.graph.initializer)}
         for model in (ours, theirs)
     ]
     assert list(tensors[0]) == list(tensors[1])

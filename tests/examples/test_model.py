@@ -83,9 +83,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_erf_agrees_with_libm() -> None:
     """``math.erf`` is the oracle, over both signs, zero, the seams of the table and beyond its end."""
-    x = np.concatenate(
-        [np.linspace(-7, 7, 20011), np.arange(-12, 13) / 128, [1e-300, 27.0, np.inf, -np.inf, -0.0]]
-    )
+    x = np.concatenate([np.linspace(-7, 7, 20011), np.arange(-12, 13) / 128, [1e-300, 27.0, np.inf, -np.inf, -0.0]])
     expected = np.array([math.erf(value) for value in x])
     np.testing.assert_allclose(erf(x), expected, rtol=0, atol=2.3e-16)
     assert np.isnan(erf(np.array([np.nan]))).all()
@@ -118,10 +116,7 @@ def test_equal_specs_give_equal_models() -> None:
 def test_styles_share_their_weights() -> None:
     """Both styles and opsets hold the same model: bit-equal in float64, here within FP32's rounding."""
     inputs = sample_inputs(TINY, rows=3)
-    logits = [
-        run(build_bert_classifier(VARIANTS[name]), inputs)["logits"]
-        for name in ("opset13", "opset17", "dynamo")
-    ]
+    logits = [run(build_bert_classifier(VARIANTS[name]), inputs)["logits"] for name in ("opset13", "opset17", "dynamo")]
     np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(logits[2], logits[0], rtol=0, atol=1e-5)
 

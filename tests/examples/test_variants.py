@@ -84,9 +84,7 @@ def with_cast_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
             node.attribute[0].t.CopyFrom(numpy_helper.from_array(value))
         elif name in floats and node.op_type != "Constant":
             node.output[0] = f"{name}/exact"
-            nodes.append(
-                helper.make_node("Cast", [f"{name}/exact"], [f"{name}/half"], to=TensorProto.FLOAT16)
-            )
+            nodes.append(helper.make_node("Cast", [f"{name}/exact"], [f"{name}/half"], to=TensorProto.FLOAT16))
             nodes.append(helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT))
     del out.graph.node[:]
     out.graph.node.extend(nodes)

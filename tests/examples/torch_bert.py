@@ -23,9 +23,7 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, hidden)
         self.LayerNorm = nn.LayerNorm(hidden, eps=1e-12)
         self.register_buffer("position_ids", torch.arange(positions).expand((1, -1)), persistent=False)
-        self.register_buffer(
-            "token_type_ids", torch.zeros((1, positions), dtype=torch.long), persistent=False
-        )
+        self.register_buffer("token_type_ids", torch.zeros((1, positions), dtype=torch.long), persistent=False)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         seq_length = input_ids.size()[1]

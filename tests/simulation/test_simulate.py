@@ -356,8 +356,6 @@ def test_two_bodies_may_round_one_value_of_the_graph_around_them() -> None:
 
 
 def test_bf16_of_an_old_opset() -> None:
-    source = model(
-        [helper.make_node("Mul", ["x", "x"], ["y"])], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, opset=9
-    )
+    source = model([helper.make_node("Mul", ["x", "x"], ["y"])], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, opset=9)
     x = np.array([1.0078125, 3.0], np.float32)  # 1 + 2^-7: its square needs 15 bits
     np.testing.assert_array_equal(pp.simulate(source, {"x": x}, precision="bf16")["y"], [1.015625, 9])
