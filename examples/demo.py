@@ -71,8 +71,7 @@ def show(preset: str, title: str, folder: Path, console: Console) -> Result:
 
     console.print(f"\n$ planner diff {path} {path} --simulate fp16 --semantics fused --inputs {inputs_path}")
     before = pp.diff(path, path, inputs, simulate="fp16", semantics="fused", weights="saturate", layers=False)
-    console.print(f"FP16 as it stands: {before.verdict}")
-    console.print(f"  SAD a row {before.outputs['probability'].sad:.3g}")
+    console.print(f"FP16 as it stands: {before.verdict}; SAD a row {before.outputs['probability'].sad:.3g}")
 
     plan_folder = folder / "plan"
     console.print(
@@ -132,7 +131,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="where models and plans go")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     results = [
         show(
             "massive",
@@ -140,11 +139,11 @@ def main(arguments: list[str]) -> int:
             options.out / "massive",
             console,
         ),
-        show("minilm", "MiniLM, trained", options.out / "minilm", console),
+        show("minilm", "MiniLM", options.out / "minilm", console),
     ]
     console.rule("Report")
     table = Table(title="Summed absolute difference of the probabilities, worst row, against FP32", box=None)
-    for column in ("model", "as it stands", "as planned", "top-1", "LayerNorms in FP32", "MB"):
+    for column in ("model", "as it stands", "as planned", "top-1", "norms in FP32", "MB"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for result in results:
         table.add_row(

@@ -98,8 +98,6 @@ def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | No
 
 def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> None:
     """The plan in the terminal: the verdict first."""
-    from rich.table import Table
-
     made = planned.plan
     console.print(planned.summary, soft_wrap=True)
     console.print(f"wrote {folder}: {', '.join(str(path.relative_to(folder)) for path in written)}", soft_wrap=True)
@@ -110,16 +108,14 @@ def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> No
             f"repaired: {repair['repair']} ({repair['rule']}) at {', '.join(repair['nodes'])}", soft_wrap=True
         )
     if made.kept:
-        table = Table(title="Kept in FP32", title_justify="left")
-        for column in ("nodes", "as", "rule", "why"):
-            table.add_column(column, overflow="fold")
-        groups: dict[tuple[str, str, str], list[str]] = {}
-        for node in made.kept:
-            groups.setdefault((node.keep_as, node.rule or "", node.reason), []).append(node.node)
-        for (keep_as, rule, reason), names in groups.items():
-            shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-            table.add_row(shown, keep_as or "island", rule, reason)
-        console.print(table)
+        console.print("kept in FP32:")
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for node in made.kept:
+        groups.setdefault((node.keep_as or "island", node.rule or node.reason), []).append(node)
+    for (keep_as, rule), nodes in groups.items():
+        console.print(f"{len(nodes):5d}  as {keep_as:<8} {rule}", soft_wrap=True)
+        if nodes[0].rule:
+            console.print(f"{'':7}such as {nodes[0].node}: {nodes[0].reason}", soft_wrap=True, style="dim")
     if made.inputs.get("synthesized"):
         console.print("measured on synthesized inputs, so with low confidence; give --inputs", soft_wrap=True)
     console.print(f"build with: python {folder / 'build.py'}", soft_wrap=True)
