@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from precision_planner.diffing import Diff, compare, parse_tolerances
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
 from precision_planner.errors import PlanError, TargetError
-from precision_planner.model import GraphIndex, Model, type_name
+from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.model.synthesis import synthesise
@@ -30,6 +31,7 @@ from precision_planner.planning import (
 from precision_planner.planning.decide import decide
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
+from precision_planner.transforms.constant_rank import give_consumers_rank
 
 MAX_GOLDEN = 3
 """Cases kept for verify.py: the smallest, usual and longest shape."""
@@ -172,7 +174,13 @@ def plan(
         **options,
     )
     assert result.assignment is not None
-    built = result.typed if chosen.strong else _weak_model(choice.model, fuse, data if verify else None, options)
+    constrained: tuple[NodeId, ...] = ()
+    if chosen.strong:
+        built = result.typed
+    else:
+        built = _weak_model(choice.model, fuse, data if verify else None, options)
+        constrained = _constrained(result, built)
+        built = give_consumers_rank(built, constrained).model
     say("simulating the result")
     difference = _predict(model, result, chosen, data, bounds)
     golden = golden_cases(model, data)
@@ -188,7 +196,7 @@ def plan(
             repairs=choice.repairs,
             weights=tuple(result.report["weights"]["changes"]),
             casts=int(result.report["casts"]),
-            constraints=() if chosen.strong else _constraints(result, built),
+            constraints=_constraints(constrained, built),
             interface=interface(built),
             profiles=make_profiles(built, data, min_shapes, opt_shapes, max_shapes),
             build={**BUILD_DEFAULTS, **(build or {})},
@@ -278,24 +286,61 @@ def _planned_nodes(result: RewriteResult) -> tuple[PlannedNode, ...]:
     return tuple(planned)
 
 
-def _constraints(result: RewriteResult, built: Model) -> tuple[Constraint, ...]:
-    """What a weak build must be told: the nodes that a decision keeps in FP32.
+def _constrained(result: RewriteResult, built: Model) -> tuple[NodeId, ...]:
+    """The nodes of which a weak build must be told: those that a decision keeps in FP32.
 
-    A normalization kept as `compute` needs none: TensorRT computes INormalizationLayer in FP32 by default. Nor do
-    nodes that no type but FP32 fits: TensorRT knows these itself.
+    A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by default;
+    but where it reads what a constrained node stores in FP32 it gets one too: with mixed inputs its FP16 form fails to
+    compile in TensorRT 8.6 ("Could not infer output types ... normalizationScaled"), and the whole region falls back
+    to FP32. Nodes that no type but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants
+    alone, which are computed before the engine is built.
     """
     assert result.assignment is not None
     index = GraphIndex(built.proto)
-    constraints = []
+    folded = constant_values(index)
+    chosen: dict[NodeId, None] = {}
+    following: list[NodeId] = []
     for typing in result.assignment.kept:
-        if not typing.decided or typing.keep_as == "compute":
-            continue
         found = index.find(typing.node)
-        if found is None or found[0].kind != "main":
+        if not typing.decided or found is None or found[0].kind != "main" or typing.node.output in folded:
             continue
-        node = found[0].nodes[found[1]]
-        constraints.append(Constraint(node.name, tuple(name for name in node.output if name)))
-    return tuple(constraints)
+        if typing.keep_as == "compute":
+            following.append(typing.node)
+        else:
+            chosen[typing.node] = None
+    stored = {name for node in chosen for name in _node(index, node).output}
+    chosen.update((node, None) for node in following if stored.intersection(_node(index, node).input))
+    return tuple(chosen)
+
+
+def _constraints(nodes: Sequence[NodeId], built: Model) -> tuple[Constraint, ...]:
+    index = GraphIndex(built.proto)
+    found = [_node(index, node) for node in nodes]
+    return tuple(Constraint(node.name, tuple(name for name in node.output if name)) for node in found)
+
+
+def _node(index: GraphIndex, identity: NodeId) -> NodeProto:
+    found = index.find(identity)
+    assert found is not None, "a constrained node is one of the model that is built"
+    return found[0].nodes[found[1]]
+
+
+def constant_values(index: GraphIndex) -> set[str]:
+    """The values of the main graph that depend on no input: constants, and what is computed from constants alone."""
+    main = index.scopes[0]
+    known = {name for name in main.initializers if not main.is_overridable(name)} | set(main.sparse_initializers)
+    grown = True
+    while grown:  # once, and once more to see that nothing is new: the nodes of a graph are sorted
+        grown = False
+        for node in main.nodes:
+            bodies = any(attribute.HasField("g") for attribute in node.attribute)
+            if bodies or not node.output or node.output[0] in known:
+                continue
+            inputs = [name for name in node.input if name]
+            if all(name in known for name in inputs) and (inputs or node.op_type == "Constant"):
+                known.update(node.output)
+                grown = True
+    return known
 
 
 def _model_facts(model: Model) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper, numpy_helper
 
 import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, reference_forward, sample_inputs
@@ -192,3 +193,59 @@ def test_a_weak_plan_keeps_the_types_and_names_its_constraints(massive) -> None:
     assert {node.output[0] for node in softmax} <= outputs
     with pytest.raises(TargetError):
         pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_bf16=["softmax"])
+
+
+def _weak(nodes, initializers, **arguments):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 3, 8])],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in initializers.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data = {"x": np.linspace(-1, 1, 48, dtype=np.float32).reshape(2, 3, 8)}
+    return pp.plan(proto, target="tensorrt-8.6", inputs=data, **arguments)
+
+
+def test_constants_of_constrained_nodes_get_their_rank_and_the_others_stay() -> None:
+    vector = np.linspace(0.5, 1.5, 8)
+    nodes = [
+        helper.make_node("Mul", ["x", "a"], ["t"], name="/kept"),
+        helper.make_node("Tanh", ["t"], ["u"], name="/tanh"),
+        helper.make_node("Add", ["u", "b"], ["y"], name="/low"),
+    ]
+    planned = _weak(nodes, {"a": vector, "b": vector}, keep_fp32=["/kept"])
+    assert [entry.node for entry in planned.plan.constraints] == ["/kept"]
+    shapes = {tensor.name: list(tensor.dims) for tensor in planned.model.proto.graph.initializer}
+    by_name = {node.name: node for node in planned.model.proto.graph.node}
+    assert shapes[by_name["/kept"].input[1]] == [1, 1, 8]
+    assert shapes[by_name["/low"].input[1]] == [8]
+    simulated = pp.simulate(planned.model, planned.golden[0].inputs, keep_fp32=["*"])["y"]
+    x = planned.golden[0].inputs["x"].astype(np.float64)
+    np.testing.assert_allclose(simulated, np.tanh(x * vector) + vector, rtol=1e-6)
+
+
+def test_nodes_that_are_computed_before_the_build_get_no_constraint() -> None:
+    nodes = [
+        helper.make_node("Exp", ["a"], ["e"], name="/exp"),
+        helper.make_node("Add", ["e", "a"], ["f"], name="/folded"),
+        helper.make_node("Mul", ["x", "f"], ["t"], name="/kept"),
+        helper.make_node("Tanh", ["t"], ["y"], name="/tanh"),
+    ]
+    planned = _weak(nodes, {"a": np.ones(8)}, keep_fp32=["/exp", "/folded", "/kept"])
+    assert [entry.node for entry in planned.plan.constraints] == ["/kept"]
+
+
+def test_a_layernorm_that_reads_a_constrained_node_is_constrained_with_it() -> None:
+    """With an FP32 input and FP16 weights its FP16 form does not compile in TensorRT 8.6."""
+    norm = {"axis": -1, "epsilon": 1e-5}
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["h"], name="/tanh"),
+        helper.make_node("LayerNormalization", ["h", "a", "b"], ["n"], name="/first", **norm),
+        helper.make_node("Add", ["n", "x"], ["s"], name="/residual"),
+        helper.make_node("LayerNormalization", ["s", "a", "b"], ["y"], name="/second", **norm),
+    ]
+    vectors = {"a": np.linspace(0.5, 1.5, 8), "b": np.zeros(8)}
+    planned = _weak(nodes, vectors, keep_fp32=["/residual", "layernorm"])
+    assert {entry.node for entry in planned.plan.constraints} == {"/residual", "/second"}

@@ -200,10 +200,8 @@ class TestEngineTypes:
         assert "came out FP32" not in said
 
     @pytest.mark.parametrize(("size", "fine"), [(92_500_000, True), (184_200_000, False)])
-    def test_an_engine_that_holds_its_weights_in_fp32_is_refused(
-        self, tmp_path, load, monkeypatch, size, fine, capsys
-    ):
-        """Sizes measured with TensorRT 8.6: where Myelin's FP16 form failed to compile, the engine was twice as large."""
+    def test_an_engine_that_holds_its_weights_in_fp32_is_refused(self, tmp_path, load, monkeypatch, size, fine, capsys):
+        """Sizes measured with TensorRT 8.6: Myelin's FP16 form failed to compile, and the engine was twice as large."""
         build = load(weak_folder(tmp_path, []))
         types = load_script(TEMPLATES / "engine_types.py", monkeypatch)
         build.PLAN["model"]["weight_bytes"] = 182_800_000
