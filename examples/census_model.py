@@ -2,7 +2,7 @@
 
 A chain of MatMul, Add and Tanh. Every tensor's name says what it holds: ``w_subnormal`` has values that are subnormal
 in FP16, ``b_overflow`` one of 9e4, and so on. ``mask_neg_inf`` is a constant of -inf that no input selects, and the
-attention at the end has weights of 1.5e-7 that fall under 2^-24 once TensorRT folds the scale 0.125 into them.
+attention at the end has weights of 1.5e-7 that fall under 2^-24 if TensorRT folds the scale 0.125 into them.
 """
 
 from __future__ import annotations
@@ -54,8 +54,13 @@ def _weights() -> dict[str, np.ndarray]:
     }
 
 
-def build_census_model() -> onnx.ModelProto:
-    """The model; equal on every machine."""
+def build_census_model(masks: str = "Where", scaled: str = "scores") -> onnx.ModelProto:
+    """The model; equal on every machine.
+
+    Args:
+      masks: the operator that reads the masks, ``Where`` or ``Max``.
+      scaled: what the attention scale is applied to: the ``scores`` by Div, or the ``query`` by Mul.
+    """
     weights = _weights()
     weights["w_both"][9, 9] = 3e-5
     nodes: list[onnx.NodeProto] = []
@@ -69,21 +74,30 @@ def build_census_model() -> onnx.ModelProto:
     weights["mask_neg_inf"] = np.full((1, 1), -np.inf, np.float32)
     weights["mask_lowest"] = np.full((1, 1), np.finfo(np.float32).min, np.float32)
     for name in ("mask_neg_inf", "mask_lowest"):
-        nodes.append(helper.make_node("Greater", [last, "limit"], [f"{name}_kept"], name=f"/{name}/Greater"))
-        nodes.append(helper.make_node("Where", [f"{name}_kept", last, name], [f"{name}_out"], name=f"/{name}/Where"))
+        if masks == "Where":
+            kept = f"{name}_kept"
+            nodes.append(helper.make_node("Greater", [last, "limit"], [kept], name=f"/{name}/Greater"))
+            nodes.append(helper.make_node("Where", [kept, last, name], [f"{name}_out"], name=f"/{name}/Where"))
+        else:
+            nodes.append(helper.make_node("Max", [last, name], [f"{name}_out"], name=f"/{name}/Max"))
         last = f"{name}_out"
+    if masks != "Where":
+        del weights["limit"]
     rng = np.random.default_rng(11)
     for name in ("query", "key"):
         weights[f"{name}_folded"] = rng.uniform(0.5, 1.5, (WIDTH, WIDTH)).astype(np.float32)
         weights[f"{name}_folded"][2, 2] = 1.5e-7
         nodes.append(helper.make_node("MatMul", [last, f"{name}_folded"], [name], name=f"/attention/{name}"))
-    weights["scale"] = np.array(8.0, np.float32)
-    nodes += [
-        helper.make_node("Transpose", ["key"], ["key_t"], name="/attention/Transpose", perm=[1, 0]),
-        helper.make_node("MatMul", ["query", "key_t"], ["scores"], name="/attention/MatMul"),
-        helper.make_node("Div", ["scores", "scale"], ["scaled"], name="/attention/Div"),
-        helper.make_node("Softmax", ["scaled"], ["y"], name="/attention/Softmax", axis=-1),
-    ]
+    on_scores = scaled == "scores"
+    weights["scale"] = np.array(8.0 if on_scores else 0.125, np.float32)
+    if not on_scores:
+        nodes.append(helper.make_node("Mul", ["query", "scale"], ["scaled_query"], name="/attention/Mul"))
+    nodes.append(helper.make_node("Transpose", ["key"], ["key_t"], name="/attention/Transpose", perm=[1, 0]))
+    query, scores = ("query", "scores") if on_scores else ("scaled_query", "scaled")
+    nodes.append(helper.make_node("MatMul", [query, "key_t"], [scores], name="/attention/MatMul"))
+    if on_scores:
+        nodes.append(helper.make_node("Div", ["scores", "scale"], ["scaled"], name="/attention/Div"))
+    nodes.append(helper.make_node("Softmax", ["scaled"], ["y"], name="/attention/Softmax", axis=-1))
     graph = helper.make_graph(
         nodes,
         "census",

@@ -1,14 +1,19 @@
-"""Make the cases that the GPU measures: a model, its inputs, its FP32 answers, and the planner's folder for 8.6.
+"""Make the cases that the GPU measures: a model, its inputs, its FP32 answers, and the planner's folders for 8.6.
 
     python -m benchmarks.tensorrt86.cases OUT [PRESET...]
 
-Runs where the planner is installed (it needs no GPU); `engine.py` then runs where TensorRT 8.6 is.
+Runs where the planner is installed (it needs no GPU); `engine.py` then runs where TensorRT 8.6 is. Beside the plan that
+the planner makes by itself (plan/) there are candidates that keep more in FP32 (plan-NAME/), to see what each part of
+the model costs in accuracy and time.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +24,40 @@ from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inpu
 from examples.census_model import build_census_model, census_inputs
 
 ROWS = 40
-DEFAULT_PRESETS = ("census", "massive", "ffn", "minilm")
+TOLERANCE = {"probability:sad": 1e-3}
+CENSUS = {"census": {}, "census-max": {"masks": "Max"}, "census-query": {"masks": "Max", "scaled": "query"}}
+DEFAULT_PRESETS = (*CENSUS, "massive", "ffn", "minilm")
+
+HEAD = "/pooler/*,/classifier/*,/Softmax"
+RESIDUAL = "/encoder/layer.*/attention/output/Add,/encoder/layer.*/output/Add"
+FFN = "/encoder/layer.*/intermediate/*,/encoder/layer.*/output/dense/*"
+TF32 = {"build": {"tf32": True}}
+
+
+def candidates(preset: str) -> dict[str, dict[str, Any]]:
+    """Name -> options of the plans beside the planner's own; their kept products run in TF32 where it says so."""
+    last = f"/encoder/layer.{PRESETS[preset].layers - 1}/*"
+    norms = {"keep_as": "island"}
+    if preset == "ffn":
+        return {
+            "tf32": TF32,
+            "head": {"keep_fp32": [HEAD], **TF32},
+            "stream": {"keep_fp32": [HEAD, RESIDUAL, "layernorm", "/embeddings/*"], **norms, **TF32},
+            "decomposed": {"fuse": (), "keep_fp32": [HEAD, "layernorm"], **norms, **TF32},
+            "ffn": {"keep_fp32": [HEAD, FFN, RESIDUAL, "layernorm"], **norms, **TF32},
+        }
+    quick = {"calibrate": False, "verify": False}
+    found = {
+        "head": {"keep_fp32": [HEAD]},
+        "norms": {"keep_fp32": [HEAD, "layernorm"], **norms},
+        "stream": {"keep_fp32": [HEAD, RESIDUAL, "layernorm", "/embeddings/*"], **norms},
+        "softmax": {"keep_fp32": [HEAD, "/encoder/*/Softmax"]},
+        "ffn": {"keep_fp32": [HEAD, FFN], **TF32},
+        "attention": {"keep_fp32": [HEAD, "/encoder/layer.*/attention/*"], **TF32},
+        "last": {"keep_fp32": [HEAD, last], **norms, **TF32},
+        "gemms": {"keep_fp32": [HEAD, "/encoder/*/MatMul"], **TF32},
+    }
+    return {name: {**options, **quick} for name, options in found.items()}
 
 
 def reference(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -31,8 +69,17 @@ def reference(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
+def make_plan(folder: Path, name: str, options: dict[str, Any]) -> str:
+    """One plan folder, made from the same inputs that the engines are compared on; what it says in a line."""
+    planned = pp.plan(
+        folder / "model.onnx", target="tensorrt-8.6", inputs=folder / "inputs.npz", tolerance=TOLERANCE, **options
+    )
+    planned.save(folder / name)
+    return f"{folder.name} {name}: {planned.summary}; {len(planned.plan.constraints)} constraints"
+
+
 def make_case(folder: Path, preset: str) -> None:
-    """One case folder; the plan is made from the same inputs that the engines are compared on."""
+    """One case folder with its plans, four at a time."""
     spec = PRESETS[preset]
     folder.mkdir(parents=True)
     model = folder / "model.onnx"
@@ -40,24 +87,28 @@ def make_case(folder: Path, preset: str) -> None:
     inputs = dict(sample_inputs(spec, rows=ROWS, sequence=spec.sequence))
     np.savez(folder / "inputs.npz", **inputs)
     np.savez(folder / "expected.npz", **reference(model, inputs))
-    plan = pp.plan(model, target="tensorrt-8.6", inputs=folder / "inputs.npz", tolerance={"sad": 1e-3})
-    plan.save(folder / "plan")
-    print(f"{preset}: {plan.summary}", flush=True)
+    wanted = {"plan": {}, **{f"plan-{name}": options for name, options in candidates(preset).items()}}
+    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+        made = {name: pool.submit(make_plan, folder, name, options) for name, options in wanted.items()}
+        for name, future in made.items():
+            error = future.exception()  # one candidate that cannot be planned must not cost the others
+            print(f"{preset} {name} failed: {error}" if error else future.result(), flush=True)
 
 
-def make_census(folder: Path) -> None:
+def make_census(folder: Path, options: dict[str, str]) -> None:
     """The model whose weights hold one kind of trouble each; it has no plan."""
     folder.mkdir(parents=True)
-    onnx.save(build_census_model(), folder / "model.onnx")
+    onnx.save(build_census_model(**options), folder / "model.onnx")
     np.savez(folder / "inputs.npz", **census_inputs())
     np.savez(folder / "expected.npz", **reference(folder / "model.onnx", census_inputs()))
 
 
 def main(arguments: list[str]) -> None:
+    """Make the cases named."""
     out = Path(arguments[0])
     for preset in arguments[1:] or DEFAULT_PRESETS:
-        if preset == "census":
-            make_census(out / preset)
+        if preset in CENSUS:
+            make_census(out / preset, CENSUS[preset])
         else:
             make_case(out / preset, preset)
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Build one engine with TensorRT 8.6, run it, and print what came out as one JSON line.
+"""Build one engine with TensorRT 8.6, or run it, and print what came out as one JSON line.
 
-    engine.py CASE KIND [--log FILE]
+    engine.py build CASE KIND OUT       writes OUT/CASE.KIND.engine, .log (all the builder said) and .json
+    engine.py run CASE KIND OUT         measures it, and prints RESULT {...}
 
-CASE is a folder made by cases.py: model.onnx (FP32, as exported), inputs.npz, expected.npz, plan/.
-KIND: fp32 (TF32 off), tf32, fp16 (--fp16 alone), fp16-fused (--fp16 on the plan's fused model), plan (plan/build.py).
+CASE is a folder made by cases.py: model.onnx (FP32, as exported), inputs.npz, expected.npz, plan/, plan-NAME/.
+KIND: fp32 (TF32 off), tf32, fp16 (--fp16 alone), fp16-fused (--fp16 on the plan's fused model), plan, plan-NAME (by
+the build.py of that folder).
 
 Runs under Python 3.8 to 3.10 with tensorrt, polygraphy and numpy; imports nothing of the planner. A process of its own
-per engine, because TensorRT keeps the first logger it is given.
+per engine, because TensorRT keeps the first logger it is given; building and running apart, so that several engines can
+be built at once and each is measured alone.
 """
 
 import argparse
@@ -25,22 +28,18 @@ BATCHES = (1, 8, 40)
 
 
 class Log(trt.ILogger):
-    """Keeps every message of the builder."""
+    """Writes every message to a file at once, so that it is there when the build fails."""
 
-    def __init__(self):
+    def __init__(self, path=os.devnull):
         trt.ILogger.__init__(self)
-        self.lines = []
+        self.file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def log(self, severity, message):
-        self.lines.append("[%s] %s" % (str(severity).rsplit(".", 1)[-1], message))
-
-
-def profile_shapes(arrays):
-    """(smallest, usual, longest) of each input: the case's own shape, with batch 1 as the smallest."""
-    return {name: ((1, *a.shape[1:]), a.shape, a.shape) for name, a in arrays.items()}
+        self.file.write("[%s] %s\n" % (str(severity).rsplit(".", 1)[-1], message))
 
 
 def build_plain(path, kind, arrays, log):
+    """The engine of a model without a plan."""
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     parser = trt.OnnxParser(network, log)
@@ -54,34 +53,40 @@ def build_plain(path, kind, arrays, log):
     if kind.startswith("fp16"):
         config.set_flag(trt.BuilderFlag.FP16)
     profile = builder.create_optimization_profile()
-    for name, shapes in profile_shapes(arrays).items():
-        profile.set_shape(name, *shapes)
+    for number in range(network.num_inputs):
+        tensor = network.get_input(number)
+        if -1 in tuple(tensor.shape):  # a profile that contradicts a static shape is an error
+            shape = arrays[tensor.name].shape
+            profile.set_shape(tensor.name, (1, *shape[1:]), shape, shape)
     config.add_optimization_profile(profile)
-    return bytes(builder.build_serialized_network(network, config))
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise SystemExit("TensorRT built no engine; its log says why")
+    return bytes(engine)
 
 
 def build_plan(folder, log_path):
-    """The engine by the plan's own script, in a process of its own; what it said goes to the log."""
+    """(engine, what build.py said) by the plan's own script, in a process of its own; its output goes to the log.
+
+    An engine that build.py refuses (FP32 where FP16 was asked) is measured all the same, and the refusal is kept.
+    """
     overrides = {"build": {"tactic_sources": []}}  # cuBLAS and cuDNN may not be there
+    with open(os.path.join(folder, "plan.json"), encoding="utf-8") as file:
+        overrides["build"] = dict(json.load(file)["build"], **overrides["build"])
     engine = os.path.join(folder, "model.engine")
-    command = [sys.executable, os.path.join(folder, "build.py"), "-o", engine, "--verbose"]
-    made = subprocess.run(
-        command,
-        env=dict(os.environ, PLAN_OVERRIDES=json.dumps(overrides)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if log_path:
-        with open(log_path, "w", encoding="utf-8") as file:
-            file.write(made.stdout)
-    if made.returncode:
-        raise SystemExit("build.py failed: %s" % made.stdout[-2000:])
-    for line in made.stdout.splitlines():
-        if line.startswith("build.py:"):
-            print(line)
+    command = [sys.executable, os.path.join(folder, "build.py"), "-o", engine, "--verbose", "--allow-fp32"]
+    with open(log_path, "w", encoding="utf-8") as log:
+        code = subprocess.call(
+            command, env=dict(os.environ, PLAN_OVERRIDES=json.dumps(overrides)), stdout=log, stderr=subprocess.STDOUT
+        )
+    with open(log_path, encoding="utf-8", errors="replace") as log:
+        lines = log.read().splitlines()
+    said = [line for line in lines if line.startswith("build.py:") and ": wrote " not in line]
+    said += [line for line in lines if "Skipping tactic" in line and "exception" in line][:2]
+    if code:
+        raise SystemExit("build.py failed: %s" % "\n".join(lines[-5:]))
     with open(engine, "rb") as file:
-        return file.read()
+        return file.read(), said
 
 
 def run(engine_bytes, arrays, log):
@@ -94,8 +99,9 @@ def run(engine_bytes, arrays, log):
     names = [engine.get_tensor_name(n) for n in range(engine.num_io_tensors)]
     inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
     full = max(a.shape[0] for a in arrays.values())
+    dynamic = any(-1 in tuple(engine.get_tensor_shape(name)) for name in inputs)
     timings, outputs = {}, {}
-    for batch in sorted({*(b for b in BATCHES if b <= full), full}):
+    for batch in sorted({*(b for b in BATCHES if b <= full and dynamic), full}):
         buffers = {}
         for name in inputs:
             wanted = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
@@ -140,53 +146,50 @@ def compare(expected, actual):
     }
 
 
-def layer_summary(engine_bytes, log):
-    """Layers of the engine by the types of their outputs, where the inspector tells."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(engine_bytes)
-    inspector = engine.create_engine_inspector()
-    data = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    found = {}
-    for layer in data.get("Layers", []):
-        if isinstance(layer, dict):
-            for output in layer.get("Outputs", []):
-                kind = output.get("Format/Datatype", "?")
-                found[kind] = found.get(kind, 0) + 1
-    return found
+def build(case, kind, arrays, stem):
+    """Build one engine beside its log, and a note of what it took."""
+    start = time.perf_counter()
+    said = []
+    if kind.startswith("plan"):
+        engine, said = build_plan(os.path.join(case, kind), stem + ".log")
+    else:
+        model = "plan/model.onnx" if kind == "fp16-fused" else "model.onnx"
+        engine = build_plain(os.path.join(case, model), kind, arrays, Log(stem + ".log"))
+    with open(stem + ".engine", "wb") as file:
+        file.write(engine)
+    note = {"build_s": round(time.perf_counter() - start, 1), "engine_mb": round(len(engine) / 1e6, 1), "said": said}
+    with open(stem + ".json", "w", encoding="utf-8") as file:
+        json.dump(note, file)
 
 
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("action", choices=["build", "run"])
     parser.add_argument("case")
-    parser.add_argument("kind", choices=["fp32", "tf32", "fp16", "fp16-fused", "plan"])
-    parser.add_argument("--log")
+    parser.add_argument("kind")
+    parser.add_argument("out")
     arguments = parser.parse_args()
-    with np.load(os.path.join(arguments.case, "inputs.npz")) as file:
+    case, kind = arguments.case.rstrip("/"), arguments.kind
+    stem = os.path.join(arguments.out, "%s.%s" % (os.path.basename(case), kind))
+    with np.load(os.path.join(case, "inputs.npz")) as file:
         arrays = dict(file)
-    with np.load(os.path.join(arguments.case, "expected.npz")) as file:
+    if arguments.action == "build":
+        build(case, kind, arrays, stem)
+        return
+    with np.load(os.path.join(case, "expected.npz")) as file:
         expected = dict(file)
-    log = Log()
-    start = time.perf_counter()
-    if arguments.kind == "plan":
-        engine = build_plan(os.path.join(arguments.case, "plan"), arguments.log)
-    else:
-        model = "plan/model.onnx" if arguments.kind == "fp16-fused" else "model.onnx"
-        engine = build_plain(os.path.join(arguments.case, model), arguments.kind, arrays, log)
-    seconds = time.perf_counter() - start
-    outputs, timings = run(engine, arrays, log)
-    if arguments.log and arguments.kind != "plan":
-        with open(arguments.log, "w", encoding="utf-8") as file:
-            file.write("\n".join(log.lines) + "\n")
+    with open(stem + ".engine", "rb") as file:
+        outputs, timings = run(file.read(), arrays, Log())
+    with open(stem + ".json", encoding="utf-8") as file:
+        note = json.load(file)
     result = {
-        "case": os.path.basename(arguments.case.rstrip("/")),
-        "kind": arguments.kind,
+        "case": os.path.basename(case),
+        "kind": kind,
         "tensorrt": trt.__version__,
         "outputs": {name: compare(expected[name], outputs[name]) for name in expected if name in outputs},
         "ms": timings,
-        "build_s": round(seconds, 1),
-        "engine_mb": round(len(engine) / 1e6, 1),
-        "layers": layer_summary(engine, log),
     }
-    print("RESULT " + json.dumps(result))
+    print("RESULT " + json.dumps(dict(result, **note)))
 
 
 if __name__ == "__main__":
