@@ -50,6 +50,11 @@ from precision_planner.errors import ToleranceError
     help="Exit 1 beyond it: sad, max_abs, mean_abs, rel_l2 (upper bounds), cosine, top1 (lower).",
 )
 @click.option("--metric", multiple=True, metavar="FILE.py:FN", help="Your own metric of (reference, candidate).")
+@click.option(
+    "--explain/--no-explain",
+    default=None,
+    help="Add what plain 16 bits do, the plan, the weights and drawings to the report; by default with --html.",
+)
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the diff as JSON; - is stdout, alone.")
 @click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
 @click.option("--md", "md_path", metavar="FILE", help="Write Markdown for a pull request.")
@@ -80,6 +85,11 @@ def command(reference: str, candidate: str, **options: Any) -> int:
             progress=step,
         )
     data = found.to_dict()
+    if options["explain"] or (options["explain"] is None and options["html_path"]):
+        from precision_planner.cli.explain import explain
+
+        with progress("explaining"):
+            data["explanation"] = explain(reference, candidate, found, options["inputs"])
     if options["json_path"]:
         write_result(json.dumps(data, indent=1, allow_nan=False), options["json_path"])
     if options["html_path"] or options["md_path"] or options["junit_path"]:

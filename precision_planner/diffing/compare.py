@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from precision_planner.diffing.collect import OwnMetric
+from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
 from precision_planner.diffing.layers import LayerComparison
 from precision_planner.diffing.passes import Gathered, Progress, output_pass, take_rows
@@ -84,7 +85,11 @@ def compare(
     own = dict(metrics or {})
     check_metrics(tolerances, own)
     ref_side, cand_side = open_side(reference), open_side(candidate)
-    renamed = {**cand_side.names, **(names or {})}
+    renamed = {**_fused_by_plan(ref_side, cand_side), **cand_side.names, **(names or {})}
+    if cand_side.is_weak_plan and simulate is None:
+        # the graph is FP32, the types stand in the plan; a weak build may keep chains of operators in a kernel
+        simulate, semantics = str(cand_side.plan["precision"]), "fused"
+        keep_fp32 = (*keep_fp32, *cand_side.kept)
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
@@ -178,6 +183,12 @@ def _inputs(source: Any, reference: Side, candidate: Side) -> Inputs | None:
 def _model(side: Side) -> Model:
     assert side.model is not None
     return side.model
+
+
+def _fused_by_plan(reference: Side, candidate: Side) -> dict[str, str]:
+    if reference.model is None or candidate.model is None or not candidate.plan:
+        return {}
+    return fused_names(reference.model, candidate.model, candidate.plan.get("fusions") or ())
 
 
 def _readers(side: Side) -> tuple[dict[str, list[str]], list[str]]:

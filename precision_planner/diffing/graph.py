@@ -100,8 +100,6 @@ def _retyped(reference: Model, candidate: Model) -> dict[str, list[str]]:
 
 def _declared(model: Model) -> dict[str, int]:
     graph = model.proto.graph
-    found = {
-        value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)
-    }
+    found = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
     found.update((tensor.name, tensor.data_type) for tensor in graph.initializer)
     return {name: kind for name, kind in found.items() if kind}

@@ -13,13 +13,13 @@ from precision_planner.diffing.passes import Gathered, Progress
 from precision_planner.diffing.result import LayerDiff
 from precision_planner.diffing.run import Runner
 from precision_planner.errors import ModelError
-from precision_planner.model import GraphIndex, Model, display_name
+from precision_planner.model import FLOAT_TYPES, GraphIndex, Model, display_name, infer_types
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import Batch, Inputs
 from precision_planner.model.order import sorted_copy
 from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.quick import QuickMetrics, quick_metrics
-from precision_planner.simulation import inline_functions
+from precision_planner.simulation import inline_functions, is_typed_low
 
 MOVERS = frozenset(["Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
 """Results of these hold what their input holds; they are looked at only where the first divergence is near."""
@@ -94,6 +94,8 @@ class LayerComparison:
                 captured.setdefault(id(body.owner), []).append(value)
         error: dict[str, float] = {}
         layers: list[LayerDiff] = []
+        made_by = island_nodes(self._cand)
+        planned = self._cand.side.entries
         for position, node in enumerate(index.main.nodes):
             read = (*node.input, *captured.get(id(node), ()))
             inherited = max((error.get(name, 0.0) for name in read), default=0.0)
@@ -104,6 +106,8 @@ class LayerComparison:
                     continue
                 lost = metrics.new_nonfinite or math.isnan(metrics.rel_l2)
                 error[name] = math.inf if lost else metrics.rel_l2
+                maker, island = made_by.get(self._pairs[name], ("", False))
+                entry = planned.get(maker) or planned.get(display_name(node)) or {}
                 layers.append(
                     LayerDiff(
                         value=name,
@@ -115,6 +119,10 @@ class LayerComparison:
                         read_amax=max((self._amax(value) for value in read), default=0.0),
                         stored=_STORED.get(stored.get(((), self._pairs[name]), 0), "fp32"),
                         metrics=metrics,
+                        candidate_node=maker,
+                        island=island or entry.get("precision") == "fp32",
+                        rule=entry.get("rule") or "",
+                        reason=entry.get("reason") or "",
                     )
                 )
         return tuple(layers)
@@ -173,6 +181,29 @@ class LayerComparison:
             del item
             if name in waiting[0] and name in waiting[1]:
                 yield name, np.asarray(waiting[0].pop(name)), np.asarray(waiting[1].pop(name))
+
+
+def island_nodes(candidate: Runner) -> dict[str, tuple[str, bool]]:
+    """Value of the candidate -> (the node that makes it, whether that computes in FP32 amid 16-bit arithmetic).
+
+    A node of a typed graph is such an island if every float that it reads or makes is FP32, constants apart; a node of
+    a simulated FP32 graph if it was told to stay.
+    """
+    assert candidate.side.model is not None
+    model = inline_functions(candidate.side.model)
+    index = GraphIndex(model.proto)
+    constants = set(index.main.initializers)
+    types = infer_types(model) if candidate.precision != "fp32" and is_typed_low(model) else None
+    kept = frozenset() if candidate.simulation is None else candidate.simulation.kept
+    found: dict[str, tuple[str, bool]] = {}
+    for position, node in enumerate(index.main.nodes):
+        island = index.node_id(index.main, position) in kept
+        if types is not None and node.op_type not in ("Cast", "CastLike", "Constant"):
+            values = [name for name in (*node.input, *node.output) if name and name not in constants]
+            floats = {kind.elem_type for name in values if (kind := types.get(((), name))) is not None} & FLOAT_TYPES
+            island = bool(floats) and floats <= {TensorProto.FLOAT, TensorProto.DOUBLE}
+        found.update((name, (display_name(node), island)) for name in node.output if name)
+    return found
 
 
 _STORED: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}

@@ -113,6 +113,10 @@ class LayerDiff:
       read_amax: the largest magnitude in the reference among the compared values that the node reads.
       stored: the type it is stored in by the candidate ("fp16", "bf16" or "fp32").
       metrics: the worst over the batches.
+      candidate_node: the node of the candidate that makes it: another one where nodes were fused or renamed.
+      island: whether that node computes in FP32 in a candidate that otherwise computes in 16 bits.
+      rule: the plan's rule for that node, "" where it names none.
+      reason: why the plan gave it its precision, "" where it says nothing.
     """
 
     value: str
@@ -124,6 +128,10 @@ class LayerDiff:
     read_amax: float
     stored: str
     metrics: QuickMetrics
+    candidate_node: str = ""
+    island: bool = False
+    rule: str = ""
+    reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -135,6 +143,10 @@ class LayerDiff:
             "position": self.position,
             "inherited": json_number(self.inherited),
             "stored": self.stored,
+            "candidate_node": self.candidate_node,
+            "island": self.island,
+            "rule": self.rule,
+            "reason": self.reason,
             **self.metrics.to_dict(),
         }
 

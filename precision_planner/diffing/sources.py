@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from precision_planner.errors import InputsError, ModelError, PlanError
-from precision_planner.model import Model
+from precision_planner.model import Model, NodeId
 from precision_planner.model.arrays import npz_files, read_npz, read_polygraphy
 
 ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
@@ -32,6 +32,7 @@ class Side:
       engine: a TensorRT engine's file.
       names: old node name -> new, where a plan or a rewrite recorded them.
       entries: node name -> why it has its precision, where a plan says so.
+      plan: the plan itself, as its JSON has it; empty for anything else.
     """
 
     label: str
@@ -40,6 +41,21 @@ class Side:
     engine: Path | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_weak_plan(self) -> bool:
+        """Whether the types of what is built stand in the plan rather than in its graph."""
+        return self.plan.get("typing") == "weak"
+
+    @property
+    def kept(self) -> tuple[NodeId, ...]:
+        """The nodes that a plan builds in FP32, those that only accumulate in it left out."""
+        return tuple(
+            NodeId(tuple(entry.get("scope", ())), entry["output"])
+            for entry in self.plan.get("nodes", ())
+            if entry.get("precision") == "fp32" and entry.get("keep_as") != "compute" and entry.get("output")
+        )
 
     @property
     def kind(self) -> str:
@@ -94,22 +110,16 @@ def _folder_side(path: Path) -> Side:
 
 
 def _plan_side(folder: Path) -> Side:
+    file = folder / "plan.json"
     try:
-        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        plan = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise PlanError(f"{folder / 'plan.json'} cannot be read ({error}); run planner plan again") from None
-    named = [plan.get(key) for key in ("typed_model", "model_file", "model", "onnx")]
-    named += [plan.get("artifacts", {}).get("model")] if isinstance(plan.get("artifacts"), dict) else []
-    files = [folder / name for name in named if isinstance(name, str) and (folder / name).is_file()]
-    files = files or sorted(folder.glob("*.onnx"))
-    if len(files) > 1:
-        files = [file for file in files if ".fp16" in file.name or ".bf16" in file.name] or files[:1]
-    if not files:
+        raise PlanError(f"{file} cannot be read ({error}); run planner plan again") from None
+    if not isinstance(plan, dict):
+        raise PlanError(f"{file} is no plan; run planner plan again")
+    models = sorted(folder.glob("*.onnx"))
+    models = [path for path in models if path.name == "model.onnx"] or models
+    if not models:
         raise PlanError(f"the plan {folder} holds no .onnx model; run planner plan again")
-    names = plan.get("names") or plan.get("rewrite", {}).get("names") or {}
-    entries: dict[str, Mapping[str, Any]] = {}
-    for entry in plan.get("nodes") or plan.get("kept_fp32") or []:
-        name = entry.get("node", entry.get("name")) if isinstance(entry, dict) else None
-        if isinstance(name, str):
-            entries[name] = entry
-    return Side(str(folder), model=Model.load(files[0]), names=dict(names), entries=entries)
+    entries = {str(entry["node"]): entry for entry in plan.get("nodes") or [] if "node" in entry}
+    return Side(str(folder), model=Model.load(models[0]), entries=entries, plan=plan)

@@ -54,9 +54,7 @@ def check_outputs(tolerances: Iterable[Tolerance], outputs: Iterable[str], metri
     known = {*METRICS, *metrics}
     for tolerance in tolerances:
         if tolerance.output is not None and tolerance.output not in names:
-            raise ToleranceError(
-                f"tolerance {tolerance} names no output; the outputs are {', '.join(names) or 'none'}"
-            )
+            raise ToleranceError(f"tolerance {tolerance} names no output; the outputs are {', '.join(names) or 'none'}")
         if tolerance.metric not in known:
             raise ToleranceError(_unknown(tolerance.metric, str(tolerance), known))
 

@@ -139,7 +139,7 @@ def _divergence(
         "max_abs": json_number(layer.metrics.max_abs),
         "reference_amax": json_number(layer.metrics.ref_amax),
     }
-    entry = entries.get(layer.node)
+    entry = entries.get(layer.candidate_node) or entries.get(layer.node)
     if entry is not None:
         found["plan"] = dict(entry)
         found["rule"] = entry.get("rule")
@@ -154,14 +154,16 @@ def _cause(layer: LayerDiff, precision: str, kind: str) -> str:
     fmt = FORMATS.get(precision)
     name = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
     if fmt is not None and found.ref_amax > fmt.max_finite:
-        return f"values reach {found.ref_amax:.3g}, {name} ends at {fmt.max_finite:g}"
+        return f"values reach {_short(found.ref_amax)}, {name} ends at {fmt.max_finite:g}"
     if found.new_nonfinite:
         return f"{found.new_nonfinite} of {found.elements} elements are not finite, the reference's are"
     if fmt is not None and 0 < found.ref_amax < fmt.smallest_normal:
-        return f"values stay under {found.ref_amax:.3g}, below {name}'s normal range ({fmt.smallest_normal:.3g})"
+        return (
+            f"values stay under {_short(found.ref_amax)}, below {name}'s normal range ({_short(fmt.smallest_normal)})"
+        )
     if kind == "drift":
-        return f"relative error has grown to {found.rel_l2:.3g} over many nodes"
-    return f"relative error {found.rel_l2:.3g}, where what it reads has {layer.inherited:.3g}"
+        return f"relative error has grown to {_short(found.rel_l2)} over many nodes"
+    return f"relative error {_short(found.rel_l2)}, where what it reads has {_short(layer.inherited)}"
 
 
 def verdict_of(
@@ -173,7 +175,7 @@ def verdict_of(
     """One sentence: what changed, by how much, where first, and whether it is within tolerance."""
     parts: list[str] = []
     rows_output = max(outputs.values(), key=lambda output: (output.metrics.flipped, output.metrics.rows))
-    worst = max(outputs.values(), key=lambda output: (math.inf if math.isnan(output.rel_l2) else output.rel_l2))
+    worst = max(outputs.values(), key=lambda output: math.inf if math.isnan(output.rel_l2) else output.rel_l2)
     lost = next((output for output in outputs.values() if output.nonfinite > output.metrics.nonfinite_reference), None)
     if grade == "identical":
         parts.append("identical outputs")
@@ -200,3 +202,9 @@ def verdict_of(
 
 def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _short(value: float) -> str:
+    """Three digits, without a padded exponent: 6.25e6."""
+    text = f"{value:.3g}"
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")

@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
+from precision_planner.reporting.drawings import subgraph_drawing
 from precision_planner.reporting.numbers import number, share, size
-from precision_planner.reporting.plots import histogram_plot, layer_plot
+from precision_planner.reporting.plots import exponent_plot, histogram_plot, layer_plot
 
 
 def render_html(data: Mapping[str, Any]) -> str:
@@ -46,4 +47,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, share=share, size=size, histogram=histogram_plot)
+    environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing)
     return environment

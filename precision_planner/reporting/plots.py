@@ -18,7 +18,8 @@ MARKERS = 600
 def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | None = None) -> str:
     """Relative L2 error of every compared value in topological order, on a logarithmic axis.
 
-    Values stored in FP32 are shaded; what is not finite stands at the top edge; the first divergence is marked.
+    Nodes that compute in FP32 amid 16-bit ones are shaded; what is not finite stands at the top edge, what did not
+    change at all on the line of its own at the bottom; the first divergence is marked.
 
     Args:
       layers: the diff's `layers`.
@@ -29,11 +30,13 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
     """
     points = [(layer, as_float(layer["rel_l2"])) for layer in layers]
     finite = [error for _, error in points if math.isfinite(error) and error > 0]
-    if not finite:
+    lost = any(not math.isfinite(error) for _, error in points)
+    if not finite and not lost:
         return ""
-    low = math.floor(math.log10(max(min(finite), 1e-9)))
-    high = max(low + 1, math.ceil(math.log10(max(finite))))
+    low = math.floor(math.log10(max(min(finite, default=1e-3), 1e-9)))
+    high = max(low + 1, math.ceil(math.log10(min(max(finite, default=1.0), 1e6))))
     count = max(1, len(points) - 1)
+    top, bottom = TOP + (16 if lost else 0), HEIGHT - BOTTOM - 16
 
     def x(at: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * at / count, 1)
@@ -41,41 +44,53 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
     def y(error: float) -> float:
         if not math.isfinite(error):
             return float(TOP)
-        exponent = low if error <= 0 else min(max(math.log10(error), low), high)
-        return round(TOP + (HEIGHT - TOP - BOTTOM) * (high - exponent) / (high - low), 1)
+        if error <= 0:
+            return float(HEIGHT - BOTTOM)
+        exponent = min(max(math.log10(error), low), high)
+        return round(top + (bottom - top) * (high - exponent) / (high - low), 1)
 
     parts = [
         f'<svg id="layer-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="Relative error of {len(points)} values in topological order, from 1e{low} to 1e{high}">'
     ]
-    parts += [_island(x(start - 0.5), x(stop - 0.5)) for start, stop in _islands(layers)]
-    for exponent in range(low, high + 1):
-        at = y(10.0**exponent)
+    islands = _islands(layers)
+    parts += [_island(x(start - 0.5), x(stop - 0.5)) for start, stop in islands]
+    step = max(1, math.ceil((high - low) / 7))
+    rows = [(y(10.0**exponent), f"1e{exponent}") for exponent in range(low, high + 1, step)]
+    rows += [(y(0.0), "0")] + ([(y(math.inf), "inf")] if lost else [])
+    for at, label in rows:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 4}" text-anchor="end">1e{exponent}</text>')
-    line = " ".join(f"{x(at)},{y(error)}" for at, (_, error) in enumerate(points))
-    parts.append(f'<polyline class="error" points="{line}"/>')
-    step = max(1, len(points) // MARKERS)
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{round(at + 4, 1)}" text-anchor="end">{label}</text>')
+    # values that did not change (shapes, masks) would draw the line to the ground and back
+    line = " ".join(f"{x(at)},{y(error)}" for at, (_, error) in enumerate(points) if error != 0)
+    parts.append(f'<polyline class="trace" points="{line}"/>')
+    every = max(1, len(points) // MARKERS)
+    mark = ""
     for at, (layer, error) in enumerate(points):
-        lost = not math.isfinite(error)
+        gone = not math.isfinite(error)
         is_first = first is not None and layer["value"] == first["value"]
-        if not (lost or is_first or at % step == 0):
+        if not (gone or is_first or at % every == 0):
             continue
-        kind = "first" if is_first else "lost" if lost else "point"
+        kind = "first" if is_first else "lost" if gone else "same" if error == 0 else "point"
         title = f"{layer['node']} ({layer['op_type']}): {number(layer['rel_l2'])}"
-        parts.append(
+        circle = (
             f'<circle class="{kind}" cx="{x(at)}" cy="{y(error)}" r="{5 if is_first else 2.2}">'
             f"<title>{escape(title)}</title></circle>"
         )
-        if is_first:
-            anchor = "end" if at > count / 2 else "start"
-            parts.append(
-                f'<text class="mark" x="{x(at)}" y="{max(y(error) + 18, TOP + 18)}" text-anchor="{anchor}">'
-                "first divergence</text>"
-            )
+        if not is_first:
+            parts.append(circle)
+            continue
+        anchor, shift = ("end", -9) if at > count / 2 else ("start", 9)
+        down = y(error) + (34 if y(error) < top + 24 else -8)
+        mark = (
+            f'<line class="guide" x1="{x(at)}" x2="{x(at)}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>{circle}'
+            f'<text class="mark" x="{x(at) + shift}" y="{round(down, 1)}" text-anchor="{anchor}">'
+            "first divergence</text>"
+        )
+    parts.append(mark)
+    legend = "values in topological order" + ("; shaded: computed in FP32" if islands else "")
     parts.append(
-        f'<text class="tick" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">'
-        "values in topological order; shaded: stored in FP32</text></svg>"
+        f'<text class="tick" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{legend}</text></svg>'
     )
     return "".join(parts)
 
@@ -83,40 +98,81 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
 def histogram_plot(histogram: Mapping[str, Any]) -> str:
     """Counts of absolute errors by decade, as an <svg>; "" where nothing differs."""
     counts, edges = histogram["counts"], histogram["edges"]
-    bars = [(f"< 1e{edges[0]}", histogram.get("zero", 0) + counts[0])]
-    bars += [(f"1e{edge}", count) for edge, count in zip(edges, counts[1:], strict=True)]
+    bars = [(f"< 1e{edges[0]}", histogram.get("zero", 0) + counts[0], "bar")]
+    bars += [(f"1e{edge}", count, "bar") for edge, count in zip(edges, counts[1:], strict=True)]
     if histogram.get("nonfinite"):
-        bars.append(("inf", histogram["nonfinite"]))
-    used = [at for at, (_, count) in enumerate(bars) if count]
+        bars.append(("inf", histogram["nonfinite"], "bar over"))
+    used = [at for at, (_, count, _) in enumerate(bars) if count]
     if not used or used == [0]:
         return ""
-    bars = bars[used[0] : used[-1] + 1]
-    top = max(count for _, count in bars)
-    width, height, base = 30 * len(bars) + 10, 120, 96
+    return _bars(bars[used[0] : used[-1] + 1], 30, "Absolute errors by decade")
+
+
+def exponent_plot(exponents: Mapping[str, Any], precision: str = "fp16", wide: bool = True) -> str:
+    """How many weights have which power of two, what the format loses in other colors; "" for no weights.
+
+    Args:
+      exponents: exponent of two -> count.
+      precision: "fp16": normal from 2^-14, subnormal from 2^-24, ends below 2^16; "bf16": float32's own range.
+      wide: with labels; without, a small picture for a table's cell.
+    """
+    found = {int(exponent): int(count) for exponent, count in exponents.items() if count}
+    if not found:
+        return ""
+    normal, least, end = (-14, -24, 15) if precision == "fp16" else (-126, -133, 127)
+    # masks of 2^127 beside weights of 2^-5 would make a picture of nothing: far ones share the outermost bars
+    first, last = max(min(found), min(least - 6, 0)), min(max(found), end + 3)
+    last = max(first, last)
+    gathered: dict[int, int] = dict.fromkeys(range(first, last + 1), 0)
+    for exponent, count in found.items():
+        gathered[min(max(exponent, first), last)] += count
+    bars = []
+    for exponent, count in gathered.items():
+        kind = "over" if exponent > end else "under" if exponent < least else "sub" if exponent < normal else ""
+        more = "up to " if exponent == first > min(found) else "from " if exponent == last < max(found) else ""
+        bars.append((f"{more}2^{exponent}", count, f"bar {kind}".strip()))
+    return _bars(bars, 18, "Weights by power of two", every=4) if wide else _spark([bar[1:] for bar in bars])
+
+
+def _bars(bars: Sequence[tuple[str, int, str]], pitch: int, label: str, every: int = 1) -> str:
+    top = max(count for _, count, _ in bars) or 1
+    width, height, base = pitch * len(bars) + 16, 120, 96
     box = f"0 0 {width} {height}"
-    parts = [f'<svg class="hist" viewBox="{box}" width="{width}" role="img" aria-label="Errors by decade">']
-    for at, (label, count) in enumerate(bars):
-        # the root shows the rare large errors beside the many small ones
-        tall = round(80 * math.sqrt(count / top), 1)
-        left = 8 + 30 * at
+    parts = [f'<svg class="hist" viewBox="{box}" width="{width}" height="{height}" role="img" aria-label="{label}">']
+    for at, (name, count, kind) in enumerate(bars):
+        # the root shows the rare large ones beside the many small ones
+        tall = round(max(80 * math.sqrt(count / top), 2.0 if count else 0.0), 1)
+        left = 8 + pitch * at
         parts.append(
-            f'<rect class="bar" x="{left}" y="{base - tall}" width="22" height="{tall}">'
-            f"<title>{escape(label)}: {count}</title></rect>"
-            f'<text class="tick" x="{left + 11}" y="{base + 14}" text-anchor="middle">{escape(label)}</text>'
+            f'<rect class="{kind}" x="{left}" y="{round(base - tall, 1)}" width="{pitch - 5}" height="{tall}">'
+            f"<title>{escape(name)}: {count}</title></rect>"
         )
+        if at % every == 0:
+            shown = escape(name.split()[-1] if every > 1 else name)
+            middle = left + (pitch - 5) / 2
+            parts.append(f'<text class="tick" x="{middle}" y="{base + 14}" text-anchor="middle">{shown}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def _spark(bars: Sequence[tuple[int, str]]) -> str:
+    top = max(count for count, _ in bars) or 1
+    width = 3 * len(bars)
+    parts = [f'<svg class="spark" viewBox="0 0 {width} 18" width="{width}" height="18" aria-hidden="true">']
+    for at, (count, kind) in enumerate(bars):
+        if count:
+            tall = round(max(18 * math.sqrt(count / top), 1.5), 1)
+            parts.append(f'<rect class="{kind}" x="{3 * at}" y="{round(18 - tall, 1)}" width="2.4" height="{tall}"/>')
     return "".join(parts) + "</svg>"
 
 
 def _islands(layers: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Runs of values stored in FP32, [start, stop), where anything is stored low at all."""
-    if all(layer["stored"] == "fp32" for layer in layers):
-        return []
+    """Runs of values that FP32 islands make, [start, stop)."""
     runs: list[tuple[int, int]] = []
     start: int | None = None
-    for at, layer in enumerate([*layers, {"stored": ""}]):
-        if layer["stored"] == "fp32" and start is None:
+    for at, layer in enumerate([*layers, {}]):
+        if layer.get("island") and start is None:
             start = at
-        elif layer["stored"] != "fp32" and start is not None:
+        elif not layer.get("island") and start is not None:
             runs.append((start, at))
             start = None
     return runs

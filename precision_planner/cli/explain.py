@@ -1,0 +1,239 @@
+"""What a diff report says beyond the difference: what plain 16 bits do, what the plan did, the weights, drawings."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precision_planner.errors import PlannerError
+
+if TYPE_CHECKING:
+    from precision_planner.diffing import Diff
+    from precision_planner.diffing.sources import Side
+    from precision_planner.model import Model
+
+WORST_TENSORS = 12
+"""So many weights are listed, those that the cast hurts most."""
+
+LISTED = 12
+"""Names listed in a group; all are counted."""
+
+CENSUS_BYTES = 4 << 30
+"""Weights past this are not scanned for a report unasked."""
+
+_OUTPUT_KEYS = ("sad", "max_abs", "rel_l2", "cosine", "top1", "nonfinite", "rows", "flipped")
+
+
+def explain(reference: str, candidate: str, found: Diff, inputs: str | None = None) -> dict[str, Any]:
+    """Collect what a newcomer needs to understand a diff.
+
+    Args:
+      reference: what is right, as given to `planner diff`.
+      candidate: what is judged, likewise.
+      found: the diff.
+      inputs: the SRC it was made on.
+
+    Returns:
+      JSON-ready: `plain` (what 16 bits everywhere do, None where the diff itself shows that), `plan` (what was done,
+      or what the planner would do), `weights`, `drawings`, and `notes` (what could not be collected, and why).
+    """
+    from precision_planner.diffing.sources import open_side
+
+    told: dict[str, Any] = {"plain": None, "plan": None, "weights": None, "drawings": [], "notes": []}
+    ref, cand = open_side(reference), open_side(candidate)
+    if ref.model is None:
+        told["notes"].append("the reference is no model, so neither weights nor a plan can be shown")
+        return told
+    precision = _precision(found, cand)
+    done, names, kept = cand.model, _names(ref, cand), _reasons(cand.plan)
+    if cand.plan:
+        told["plan"] = plan_summary(cand.plan, "done", _command(reference, candidate, inputs, cand.plan))
+    elif found.grade in ("degraded", "garbage", "nonfinite") or found.failures:
+        try:
+            planned = _propose(ref.model, inputs, precision)
+        except PlannerError as error:
+            told["notes"].append(f"no plan could be made: {error}")
+        else:
+            data = planned.plan.to_dict()
+            told["plan"] = {
+                **plan_summary(data, "proposed", _command(reference, "plan", inputs, data)),
+                "predicted": {} if planned.diff is None else _outputs(planned.diff),
+                "verdict": "" if planned.diff is None else planned.diff.verdict,
+                "grade": "" if planned.diff is None else planned.diff.grade,
+            }
+            done, names, kept = planned.model, dict(planned.report["names"]), _reasons(data)
+    if done is not None:
+        from precision_planner.diffing.drawings import drawings
+
+        told["drawings"] = drawings(ref.model, done, names, kept)
+    if _is_rewritten(found, cand):
+        told["plain"] = _plain(ref.model, inputs, precision)
+    if ref.model.weight_bytes <= CENSUS_BYTES:
+        told["weights"] = _weights(ref.model, precision)
+    else:
+        told["notes"].append("the weights are past 4 GB: planner analyze scans them")
+    return told
+
+
+def plan_summary(plan: Mapping[str, Any], status: str, command: str) -> dict[str, Any]:
+    """The parts of a plan that a report shows; nodes kept for one reason become one group.
+
+    Args:
+      plan: the plan's JSON.
+      status: "done" or "proposed".
+      command: what makes such a plan.
+    """
+    nodes: Sequence[Mapping[str, Any]] = plan.get("nodes") or ()
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for node in nodes:
+        if node.get("precision") != plan.get("precision") and node.get("precision"):
+            key = (str(node.get("op_type")), str(node.get("precision")), str(node.get("rule") or ""))
+            groups.setdefault(key, []).append(node)
+    return {
+        "status": status,
+        "command": command,
+        "target": plan.get("target"),
+        "precision": plan.get("precision"),
+        "counts": dict(Counter(str(node.get("precision")) for node in nodes if node.get("precision"))),
+        "casts": plan.get("casts", 0),
+        "fused": dict(Counter(str(item["kind"]) for item in plan.get("fusions") or ())),
+        "repairs": [dict(item) for item in plan.get("repairs") or ()],
+        "kept": [
+            {
+                "op_type": op_type,
+                "precision": precision,
+                "rule": rule,
+                "count": len(found),
+                "nodes": [str(node.get("node")) for node in found[:LISTED]],
+                "reason": _worst_reason(found),
+            }
+            for (op_type, precision, rule), found in groups.items()
+        ],
+        "weights": [dict(item) for item in (plan.get("weights") or ())[:LISTED]],
+        "predicted": dict(plan.get("predicted") or {}),
+        "verdict": "",
+        "grade": "",
+    }
+
+
+def _worst_reason(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """The reason whose evidence is the largest value: the most telling of a group."""
+
+    def amax(node: Mapping[str, Any]) -> float:
+        numbers = [value for name, value in (node.get("evidence") or {}).items() if name.endswith("amax")]
+        return max((float(value) for value in numbers if isinstance(value, (int, float))), default=0.0)
+
+    return str(max(nodes, key=amax).get("reason") or "")
+
+
+def _precision(found: Diff, side: Side) -> str:
+    if side.plan.get("precision") in ("fp16", "bf16"):
+        return str(side.plan["precision"])
+    return "bf16" if "bf16" in str(found.candidate.get("run", "")) else "fp16"
+
+
+def _names(reference: Side, candidate: Side) -> dict[str, str]:
+    from precision_planner.diffing.drawings import fused_names
+
+    if reference.model is None or candidate.model is None:
+        return {}
+    return {**fused_names(reference.model, candidate.model, candidate.plan.get("fusions") or ()), **candidate.names}
+
+
+def _reasons(plan: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        str(node["node"]): str(node["reason"])
+        for node in plan.get("nodes") or ()
+        if node.get("reason") and node.get("precision") == "fp32"
+    }
+
+
+def _is_rewritten(found: Diff, candidate: Side) -> bool:
+    """Whether the candidate is more than the reference in 16 bits, so that the contrast says something."""
+    if candidate.model is None or bool(candidate.plan):
+        return True
+    graph = found.graph or {}
+    return bool(graph.get("retyped") or graph.get("fused") or graph.get("added"))
+
+
+def _propose(model: Model, inputs: str | None, precision: str) -> Any:
+    from precision_planner.pipeline import plan
+
+    return plan(model, inputs=inputs, precision=precision, verify=False)
+
+
+def _plain(model: Model, inputs: str | None, precision: str) -> dict[str, Any] | None:
+    """What 16 bits everywhere do to the model, as TensorRT's kernels would round."""
+    from precision_planner.diffing import compare
+    from precision_planner.simulation import is_typed_low
+
+    if is_typed_low(model):
+        return None
+    found = compare(model, model, inputs, simulate=precision, semantics="fused", self_check=False)
+    return {
+        "verdict": found.verdict,
+        "grade": found.grade,
+        "outputs": _outputs(found),
+        "first_divergence": None if found.first_divergence is None else dict(found.first_divergence),
+    }
+
+
+def _outputs(found: Diff) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in output.to_dict().items() if key in _OUTPUT_KEYS}
+        for name, output in found.outputs.items()
+    }
+
+
+def _weights(model: Model, precision: str) -> dict[str, Any]:
+    from precision_planner.analysis import analyze
+
+    found = analyze(model, precision=precision)
+    warnings = found.tensorrt_warnings.to_dict()
+    return {
+        "precision": precision,
+        "tensors": len(found.weights),
+        "scanned_bytes": found.weights.scanned_bytes,
+        "exponents": {str(exponent): count for exponent, count in found.weights.exponents().items()},
+        "warnings": {
+            name: {
+                "count": warnings[name]["count"],
+                "message": warnings[name].get("message", ""),
+                "explanation": warnings[name].get("explanation", ""),
+                "cure": warnings[name].get("cure", ""),
+                "tensors": list(warnings[name]["tensors"][:LISTED]),
+            }
+            for name in ("subnormal", "underflow", "overflow")
+        },
+        "layernorm_in_fp16": len(warnings["layernorm_in_fp16"]),
+        "worst": [
+            {
+                "name": tensor.name,
+                "role": tensor.role,
+                "size": tensor.stats.size,
+                "max_abs": _json(tensor.stats.max_abs),
+                "rel_error": _json(tensor.assessment.cost),
+                "verdict": tensor.assessment.verdict,
+                "sentence": tensor.assessment.sentence,
+                "exponents": {str(exponent): count for exponent, count in sorted(tensor.stats.exponents.items())},
+            }
+            for tensor in found.weights.ranked()[:WORST_TENSORS]
+        ],
+    }
+
+
+def _json(value: float | None) -> Any:
+    from precision_planner.numerics.metrics import json_number
+
+    return None if value is None else json_number(value)
+
+
+def _command(reference: str, folder: str, inputs: str | None, plan: Mapping[str, Any]) -> str:
+    words = ["planner", "plan", reference, "-o", str(Path(folder))]
+    words += ["--target", str(plan.get("target"))] if plan.get("target") else []
+    words += ["--precision", "bf16"] if plan.get("precision") == "bf16" else []
+    words += ["--inputs", inputs] if inputs else []
+    return shlex.join(words)
