@@ -46,7 +46,8 @@ def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRang
       (scope path, value) -> range; inputs of the model included.
 
     Raises:
-      CalibrationError: the FP32 model itself gives NaN or infinity; the message names the first node.
+      CalibrationError: the FP32 model itself answers NaN or infinity; the message names the first node that made one.
+        One that no output shows (the log of 0 that a Where discards) is no error.
       InputsError, ModelError: the inputs do not fit, or onnxruntime cannot run the model.
     """
     batches = inputs if isinstance(inputs, Inputs) else load_inputs(inputs, model)
@@ -68,6 +69,7 @@ def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRang
                     raise
                 skipped = f"{label}: {error}"
                 continue
+            made.finish()
             count += 1
     if not count:
         raise InputsError(f"no batch could be run ({skipped or 'there was none'}); give --inputs that the model takes")
@@ -95,13 +97,18 @@ class _Gathered:
             norm = _norm_of(node)
             if norm is not None:
                 self._norms.setdefault(node.input[0], []).append(norm)
+        self._outputs = frozenset(self._index.main.outputs)
         self._marked: set[str] = set()
+        self._suspect: set[str] = set()
+        self._first = ""
+        self._shown = False
         self._label = ""
 
     def start(self, label: str, batch: Mapping[str, np.ndarray]) -> None:
         """Begin a batch with the model's own inputs."""
         self._label = label
-        self._marked = set()
+        self._marked, self._suspect = set(), set()
+        self._first, self._shown = "", False
         for name, value in batch.items():
             if _is_float(value):
                 if not np.isfinite(value.astype(np.float32)).all():
@@ -117,6 +124,14 @@ class _Gathered:
             return
         self._check(name, value)
         self._count(name, value)
+
+    def finish(self) -> None:
+        """End a batch: what is not finite, and not meant to be, must not reach an output."""
+        if self._shown:
+            raise CalibrationError(
+                f"the FP32 model itself gives {self._first} ({self._label}) and answers so, so no range can be "
+                "measured; mend the model or give inputs that it can take"
+            )
 
     def ranges(self) -> dict[ValueKey, ActivationRange]:
         """Everything measured, and what is derived from it."""
@@ -136,22 +151,26 @@ class _Gathered:
                 counts.add(_squares(value, norm))
 
     def _check(self, name: str, value: np.ndarray) -> None:
-        """Refuse NaN, and infinity that no infinite or mask-sized constant explains."""
+        """Note NaN, and infinity that no infinite or mask-sized constant explains."""
         low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if np.isfinite(low) and np.isfinite(high):
             return
         node = self._index.main.producer_node(name)
         reads: Sequence[str] = () if node is None else list(node.input)
         infinite = not (np.isnan(low) or np.isnan(high))
-        if infinite and (node is None or any(self._may_be_infinite(read) for read in reads) or _holds_infinity(node)):
+        suspect = not self._suspect.isdisjoint(reads)
+        if (
+            infinite
+            and not suspect
+            and (node is None or any(self._may_be_infinite(read) for read in reads) or _holds_infinity(node))
+        ):
             self._marked.add(name)
             return
         what = "infinity" if infinite else "NaN"
         who = name if node is None else f"{display_name(node)} ({node.op_type})"
-        raise CalibrationError(
-            f"the FP32 model itself gives {what} at {who} ({self._label}), so no range can be measured; mend the "
-            "model or give inputs that it can take"
-        )
+        self._first = self._first or f"{what} at {who}"
+        self._shown = self._shown or name in self._outputs
+        self._suspect.add(name)
 
     def _may_be_infinite(self, name: str) -> bool:
         if name in self._marked:

@@ -73,7 +73,7 @@ class Accumulator:
     longest: int = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Take in one batch. NaN must not be in it; infinities are left out."""
+        """Take in one batch; what is not finite is left out."""
         flat = np.ascontiguousarray(values).reshape(-1)
         if flat.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             flat = flat.astype(np.float32)
@@ -84,7 +84,7 @@ class Accumulator:
 
     def _block(self, block: np.ndarray) -> None:
         low, high = float(block.min()), float(block.max())
-        if math.isinf(low) or math.isinf(high):
+        if not (math.isfinite(low) and math.isfinite(high)):
             block = block[np.isfinite(block)]
             if not block.size:
                 return

@@ -74,6 +74,22 @@ def test_the_first_node_that_is_not_finite_is_named(op: str, value: float, what:
         calibrate(reciprocal(op), {"x": np.array([1.0, value], np.float32)})
 
 
+@pytest.mark.parametrize(("op", "value"), [("Log", 0.0), ("Sqrt", -1.0)])
+def test_what_no_output_shows_is_no_error(op: str, value: float) -> None:
+    """T5 takes the log of distance 0 and has a Where discard it."""
+    nodes = [
+        helper.make_node(op, ["x"], ["l"]),
+        helper.make_node("Neg", ["l"], ["n"]),
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("Where", ["positive", "n", "x"], ["y"]),
+    ]
+    source = model(nodes, {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, {"zero": np.zeros(1, np.float32)})
+    ranges = calibrate(Model.load(source), {"x": np.array([4.0, value], np.float32)})
+    expected = {"Log": np.log(4.0), "Sqrt": 2.0}[op]
+    assert ranges[(), "l"].amax == pytest.approx(expected)
+    assert ranges[(), "n"].amax == pytest.approx(expected)
+
+
 def test_inputs_must_be_finite() -> None:
     with pytest.raises(CalibrationError, match=r"input 'x' .* holds NaN"):
         calibrate(reciprocal(), {"x": np.array([np.nan], np.float32)})
