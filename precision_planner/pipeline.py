@@ -14,7 +14,7 @@ from onnx import NodeProto
 from precision_planner.diffing import Diff, compare, parse_tolerances
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
-from precision_planner.errors import PlanError, TargetError
+from precision_planner.errors import ModelError, PlanError, TargetError
 from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs
 from precision_planner.model.session import Session
@@ -82,6 +82,8 @@ class PlannedModel:
         said = f"{low} nodes in {self.plan.precision}, {len(self.plan.kept)} kept in FP32"
         if self.diff is not None:
             said += f"; predicted: {self.diff.verdict}"
+        elif self.plan.inputs.get("not_run"):
+            said += f"; nothing predicted: {self.plan.inputs['not_run']}"
         return said
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
@@ -150,6 +152,12 @@ def plan(
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
     data = load_inputs(inputs, model)
+    golden, obstacle = _golden_or_obstacle(model, data)
+    if obstacle and bounds:
+        raise PlanError(
+            f"the tolerance cannot be judged: {obstacle}; leave the tolerance out to plan by structure alone"
+        )
+    calibrate = calibrate and not obstacle
     say("measuring activations" if calibrate else "reading weights")
     choice = decide(
         model,
@@ -169,7 +177,7 @@ def plan(
         precision=precision,
         fuse=fuse,
         decisions=choice.decisions,
-        inputs=data.first() if verify else None,
+        inputs=data.first() if verify and not obstacle else None,
         verify=verify,
         **options,
     )
@@ -178,12 +186,11 @@ def plan(
     if chosen.strong:
         built = result.typed
     else:
-        built = _weak_model(choice.model, fuse, data if verify else None, options)
+        built = _weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
         constrained = _constrained(result, built)
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
-    difference = _predict(model, result, chosen, data, bounds)
-    golden = golden_cases(model, data)
+    difference = None if obstacle else _predict(model, result, chosen, data, bounds)
     return PlannedModel(
         plan=PrecisionPlan(
             model=_model_facts(original),
@@ -200,11 +207,16 @@ def plan(
             interface=interface(built),
             profiles=make_profiles(built, data, min_shapes, opt_shapes, max_shapes),
             build={**BUILD_DEFAULTS, **(build or {})},
-            predicted={name: _metrics(output) for name, output in difference.outputs.items()},
+            predicted={name: _metrics(output) for name, output in (difference.outputs if difference else {}).items()},
             tolerance=tuple({"output": b.output, "metric": b.metric, "bound": b.bound} for b in bounds),
-            inputs={"source": data.source, "synthesized": data.synthesised, "batches": len(golden)},
+            inputs={
+                "source": data.source,
+                "synthesized": data.synthesised,
+                "batches": len(golden),
+                "not_run": obstacle or None,
+            },
             findings=tuple(finding.to_dict() for finding in choice.findings),
-            passed=difference.passed if bounds else None,
+            passed=difference.passed if difference is not None and bounds else None,
         ),
         model=built,
         report=result.report,
@@ -374,6 +386,27 @@ def _metrics(output: OutputDiff) -> dict[str, Any]:
         "sad_mean": output.sad_mean,
         "nonfinite": output.nonfinite,
     }
+
+
+def _golden_or_obstacle(model: Model, data: Inputs) -> tuple[tuple[GoldenCase, ...], str]:
+    """The golden cases, or why there are none: onnxruntime cannot load the model, or run it on made-up data.
+
+    Such a model (custom operators, plugins) is planned by its structure and its weights alone.
+
+    Raises:
+      ModelError: the given inputs cannot be run.
+    """
+    try:
+        with Session(model):
+            pass
+    except ModelError as error:
+        return (), str(error)
+    try:
+        return golden_cases(model, data), ""
+    except ModelError as error:
+        if not data.synthesised:
+            raise
+        return (), str(error)
 
 
 def golden_cases(model: Model, data: Inputs, limit: int = MAX_GOLDEN) -> tuple[GoldenCase, ...]:

@@ -150,6 +150,39 @@ def test_mistakes_are_one_line_exit_2_and_leave_nothing(massive, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def custom_model() -> onnx.ModelProto:
+    """A product, an operator nobody knows, a product."""
+    helper, weight = onnx.helper, np.eye(8, dtype=np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("Warp", ["h"], ["g"], name="warp", domain="acme"),
+        helper.make_node("MatMul", ["g", "w"], ["y"], name="last"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 8])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize("target", ["tensorrt-11", "tensorrt-8.6"])
+def test_what_onnxruntime_cannot_run_is_planned_by_its_structure(tmp_path: Path, target: str) -> None:
+    onnx.save(custom_model(), tmp_path / "custom.onnx")
+    planned = pp.plan(tmp_path / "custom.onnx", target=target)
+    assert planned.passed is None
+    assert planned.golden == ()
+    assert "nothing predicted: onnxruntime cannot load" in planned.summary
+    assert {node.node: node.precision for node in planned.plan.nodes}["warp"] == "fp32"
+    planned.save(tmp_path / "plan")
+    assert PrecisionPlan.from_json((tmp_path / "plan" / "plan.json").read_text()).predicted == {}
+    with pytest.raises(PlanError, match="tolerance cannot be judged"):
+        pp.plan(tmp_path / "custom.onnx", target=target, tolerance={"sad": 1e-3})
+
+
 # --- optimization profiles
 
 
