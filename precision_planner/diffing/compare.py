@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from precision_planner.diffing.collect import OwnMetric
+from precision_planner.diffing.detectors import SetMatcher, find_selection
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
 from precision_planner.diffing.layers import LayerComparison
@@ -95,8 +97,11 @@ def compare(
         ref_runner.open()
         cand_runner.open(simulate=simulate, semantics=semantics, weights=weights, keep_fp32=tuple(keep_fp32))
         gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
+        selection = None if ref_side.model is None else find_selection(ref_side.model)
+        gathered.matcher = None if selection is None else SetMatcher(selection)
+        unordered = frozenset[str]() if selection is None else selection.unordered
         can_look = ref_runner.shows_values and cand_runner.shows_values and batches is not None
-        looked = LayerComparison(ref_runner, cand_runner, renamed) if layers and can_look else None
+        looked = LayerComparison(ref_runner, cand_runner, renamed, unordered) if layers and can_look else None
         if looked is not None and looked.covers_outputs:
             assert batches is not None
             looked.run(batches, step, gathered)
@@ -112,8 +117,15 @@ def compare(
         grade = grade_of(outputs)
         few = None if batches is None else take_rows(batches, input_specs(_model(ref_side)), ROWS_TO_LOOK)
         if layers is None and can_look and few is not None and (failures or grade in _WORTH_A_LOOK):
-            looked = LayerComparison(ref_runner, cand_runner, renamed)
+            looked = LayerComparison(ref_runner, cand_runner, renamed, unordered)
             looked.run(few, step)
+        if selection is not None and can_look and batches is not None:
+            chosen = looked or LayerComparison(ref_runner, cand_runner, renamed, unordered)
+            before = {name: found.to_dict() for name, found in chosen.measure(selection.before, batches, step).items()}
+            outputs = {
+                name: replace(output, detections=output.detections and {**output.detections, "before": before})
+                for name, output in outputs.items()
+            }
         found: tuple[LayerDiff, ...] = ()
         divergence = None
         if looked is not None and few is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,16 @@ class LayerComparison:
     Args:
       reference, candidate: open runners of models on a CPU.
       names: old node name -> new.
+      unordered: values whose rows may stand in another order in the candidate; they are not compared.
     """
 
-    def __init__(self, reference: Runner, candidate: Runner, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        reference: Runner,
+        candidate: Runner,
+        names: Mapping[str, str],
+        unordered: Collection[str] = (),
+    ) -> None:
         assert reference.side.model is not None
         assert candidate.side.model is not None
         self._ref, self._cand = reference, candidate
@@ -47,6 +54,8 @@ class LayerComparison:
         self._outputs = [value.name for value in self._ref_run.proto.graph.output]
         graph = self._model.proto.graph
         movers = {name for node in graph.node if node.op_type in MOVERS for name in node.output}
+        self._unordered = frozenset(unordered)
+        movers |= self._unordered
         self._plain = {a: b for a, b in self._pairs.items() if a not in movers or a in self._outputs}
         self._found: Metrics = {}
         fmt = FORMATS.get(candidate.precision)
@@ -83,6 +92,12 @@ class LayerComparison:
         if near:
             self._pass(near, inputs, step, None)
         return bool(near)
+
+    def measure(self, values: Collection[str], inputs: Inputs, step: Progress) -> dict[str, QuickMetrics]:
+        """The metrics of some values, compared now if they were not yet; values that one side lacks are left out."""
+        missing = {name: self._pairs[name] for name in values if name in self._pairs and name not in self._found}
+        self._pass(missing, inputs, step, None)
+        return {name: self._found[name] for name in values if name in self._found}
 
     def entries(self) -> tuple[LayerDiff, ...]:
         """One entry a compared value, in the reference's topological order, the worst over the batches."""
@@ -143,6 +158,8 @@ class LayerComparison:
                     for name, a, b in self._values(left, right, batch, pairs):
                         if name in wanted:
                             outputs[name] = (a, b)
+                        if name in self._unordered:
+                            continue
                         if a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
                             found[name] = quick_metrics(a, b, self._limit)
                 except ModelError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from precision_planner.diffing.collect import OutputCollector, OwnMetric
+from precision_planner.diffing.detectors import SetMatcher
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.diffing.run import Runner
 from precision_planner.errors import InputsError, ModelError
@@ -28,6 +29,7 @@ class Gathered:
       batches: how many were compared.
       skipped: synthesised batches that the reference cannot take, each with the reason.
       first: the reference's outputs of the first batch.
+      matcher: matches detections as sets, where the reference is a detector.
     """
 
     precision: str
@@ -36,10 +38,12 @@ class Gathered:
     batches: int = 0
     skipped: list[str] = field(default_factory=list)
     first: dict[str, Any] = field(default_factory=dict)
+    matcher: SetMatcher | None = None
 
     def add(self, expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str) -> None:
         """Compare the outputs of one batch."""
-        for name, (a, b) in output_pairs(expected, given, reference, candidate):
+        ours, theirs = (expected, given) if self.matcher is None else self.matcher.align(expected, given)
+        for name, (a, b) in output_pairs(ours, theirs, reference, candidate):
             self.collectors.setdefault(name, OutputCollector(name, self.precision, self.own)).add(a, b)
         if not self.batches:
             self.first = dict(expected)
@@ -50,7 +54,11 @@ class Gathered:
         if not self.batches:
             why = f" ({self.skipped[0]})" if self.skipped else ""
             raise InputsError(f"no batch could be run{why}; give --inputs with a batch that the model takes")
-        return {name: collector.result() for name, collector in self.collectors.items()}
+        sets = {} if self.matcher is None else self.matcher.found
+        return {
+            name: replace(collector.result(), detections=sets[name].to_dict() if name in sets else None)
+            for name, collector in self.collectors.items()
+        }
 
 
 def output_pass(reference: Runner, candidate: Runner, inputs: Inputs | None, into: Gathered, step: Progress) -> None:

@@ -26,7 +26,8 @@ class OutputDiff:
       histogram: counts of absolute errors by decade: {"edges": [exponents of ten], "counts": [..], "zero": n}.
       flipped_rows: rows whose largest element moved: {"batch", "row", "reference", "candidate"}, the first 100.
       own: one's own metrics, name -> worst value.
-      detections: for detectors, how the sets of boxes match (see `match_detections`).
+      detections: for detectors, how the sets of boxes match (see `SetMatcher`), and under
+        `before` the metrics of what the selection reads; the other metrics are then of the matched boxes.
     """
 
     name: str

@@ -38,6 +38,10 @@ def grade_of(outputs: Mapping[str, OutputDiff]) -> str:
             grade = 2
         else:
             grade = 0 if found.max_abs == 0 else 1
+        if output.detections:
+            lost = output.detections["missed"] + output.detections["extra"]
+            share = lost / max(1, output.detections["reference"] + output.detections["candidate"])
+            grade = max(grade, 3 if share > GARBAGE_FLIPS else 2 if share > FINE else 1 if lost else 0)
         worst = max(worst, grade)
     return grades[worst]
 
@@ -177,7 +181,17 @@ def verdict_of(
     rows_output = max(outputs.values(), key=lambda output: (output.metrics.flipped, output.metrics.rows))
     worst = max(outputs.values(), key=lambda output: math.inf if math.isnan(output.rel_l2) else output.rel_l2)
     lost = next((output for output in outputs.values() if output.nonfinite > output.metrics.nonfinite_reference), None)
-    if grade == "identical":
+    sets = next((output for output in outputs.values() if output.detections), None)
+    if sets is not None and sets.detections and grade != "identical" and lost is None:
+        seen = sets.detections
+        parts.append(f"{seen['matched']} of {seen['reference']} detections of '{sets.name}' found again")
+        if seen["extra"]:
+            parts.append(f"{seen['extra']} new")
+        if seen["mean_iou"] is not None:
+            parts.append(f"mean IoU {_text(seen['mean_iou'])}")
+        if seen["max_score_error"] is not None:
+            parts.append(f"scores off by at most {_text(seen['max_score_error'])}")
+    elif grade == "identical":
         parts.append("identical outputs")
     elif lost is not None:
         parts.append(f"{lost.nonfinite} of {lost.metrics.elements} elements of '{lost.name}' are NaN or infinite")
