@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> int:
     results = [
         show(
             "massive",
-            "massive activations",
+            "BERT, massive",
             options.out / "massive",
             console,
         ),
