@@ -60,7 +60,9 @@ def read_buffer(view: memoryview, path: Path | None) -> tuple[onnx.ModelProto, W
     try:
         proto = onnx.ModelProto.FromString(wire.strip(view, register))
     except (DecodeError, ModelError) as error:
-        raise ModelError(f"{path or 'the given model'} is not an ONNX model ({error}); export it again") from None
+        raise ModelError(
+            f"{path or 'the given model'} is not an ONNX model, or not all of one: {error}; copy or export it again"
+        ) from None
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{path or 'the given model'} is not an ONNX model (it has no graph); export it again")
     _settle_payloads(proto, builder, path)

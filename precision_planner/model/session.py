@@ -71,6 +71,8 @@ class Session:
         if lean:
             options.enable_cpu_mem_arena = False
             options.enable_mem_pattern = False
+            # many sessions take turns: one whose threads still spin would take a core from the next
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if outputs is not None:
             model = with_outputs(model, outputs)
         try:

@@ -78,7 +78,7 @@ def _varint(buffer: memoryview, position: int, end: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             break
-    raise ModelError("not an ONNX model: its protobuf structure is broken (bad varint); export it again")
+    raise ModelError("its protobuf structure is broken (a varint without end)")
 
 
 def encode_varint(value: int) -> bytes:
@@ -113,9 +113,9 @@ def _fields(buffer: memoryview, start: int, end: int) -> Iterator[tuple[int, int
         elif wire == _FIXED64:
             content, position = position, position + 8
         else:
-            raise ModelError(f"not an ONNX model: protobuf wire type {wire} at byte {tag_start}; export it again")
+            raise ModelError(f"protobuf has no wire type {wire}, as stands at byte {tag_start}")
         if number == 0 or position > end:
-            raise ModelError(f"the ONNX file is cut short or damaged near byte {tag_start}; copy or export it again")
+            raise ModelError(f"it is cut short or damaged near byte {tag_start}")
         yield number, wire, tag_start, content, position
 
 
