@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,9 @@ MOVERS = frozenset(["Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Tr
 """Results of these hold what their input holds; they are looked at only where the first divergence is near."""
 
 Metrics = dict[str, QuickMetrics]
+
+MOST_PENDING = 8
+"""Pairs of values that wait to be measured while the next blocks run."""
 
 
 class LayerComparison:
@@ -150,9 +156,14 @@ class LayerComparison:
         if not pairs:
             return
         wanted = set(self._outputs) if gathered is not None else set()
-        with BlockChain(self._ref_run, set(pairs)) as left, BlockChain(self._cand_run, set(pairs.values())) as right:
+        with (
+            BlockChain(self._ref_run, set(pairs)) as left,
+            BlockChain(self._cand_run, set(pairs.values())) as right,
+            ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as measuring,
+        ):
             for number, batch in enumerate(inputs):
                 found: Metrics = {}
+                pending: deque[tuple[str, Future[QuickMetrics]]] = deque()
                 outputs: dict[str, tuple[Any, Any]] = {}
                 try:
                     for name, a, b in self._values(left, right, batch, pairs):
@@ -161,7 +172,11 @@ class LayerComparison:
                         if name in self._unordered:
                             continue
                         if a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
-                            found[name] = quick_metrics(a, b, self._limit)
+                            pending.append((name, measuring.submit(quick_metrics, a, b, self._limit)))
+                        if len(pending) > MOST_PENDING:
+                            done, future = pending.popleft()
+                            found[done] = future.result()
+                    found.update((name, future.result()) for name, future in pending)
                 except ModelError as error:
                     if not inputs.synthesised:
                         raise

@@ -81,13 +81,23 @@ def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -
     size = flat_a.shape[1]
     row_sums = np.zeros(rows)
     worst = ref_amax = 0.0
+    masked = 0
+    edge = min(limit, MASK)
     dd = aa = ad = 0.0
     step_rows = max(1, BLOCK // max(size, 1))
     with np.errstate(over="ignore", invalid="ignore"):
         for top in range(0, rows, step_rows):
             for left in range(0, size, BLOCK):
                 x = flat_a[top : top + step_rows, left : left + BLOCK]
-                delta = np.subtract(flat_b[top : top + step_rows, left : left + BLOCK], x)
+                y = flat_b[top : top + step_rows, left : left + BLOCK]
+                amax = max(float(x.max()), -float(x.min()))
+                if not math.isfinite(amax):
+                    return _exact(a, b, limit)
+                ref_amax = max(ref_amax, amax)
+                if amax > edge:
+                    x, y, count = _unmask(x, y, limit)
+                    masked += count
+                delta = np.subtract(y, x)
                 line, xs = delta.reshape(-1), x.reshape(-1)
                 dd += float(np.dot(line, line))
                 aa += float(np.dot(xs, xs))
@@ -95,8 +105,7 @@ def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -
                 np.abs(delta, out=delta)
                 row_sums[top : top + step_rows] += delta.sum(axis=1)  # pairwise, so float32 is enough for a block
                 worst = max(worst, float(delta.max()))
-                ref_amax = max(ref_amax, float(x.max()), -float(x.min()))
-    if not (math.isfinite(dd) and math.isfinite(aa)) or ref_amax > min(limit, MASK):
+    if not (math.isfinite(dd) and math.isfinite(aa)):
         return _exact(a, b, limit)
     bb = max(0.0, aa + 2 * ad + dd)
     return QuickMetrics(
@@ -109,6 +118,7 @@ def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -
         new_nonfinite=0,
         ref_amax=ref_amax,
         elements=int(a.size),
+        masked=masked,
     )
 
 
@@ -139,7 +149,7 @@ def _exact(a: Array, b: Array, limit: float) -> QuickMetrics:
 
 def _unmask(a: Array, b: Array, limit: float) -> tuple[Array, Array, int]:
     """Both with masks and clamped elements set to 0, and how many those are."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
+    x, y = a.astype(_wide(a)), b.astype(_wide(b))
     with np.errstate(invalid="ignore"):
         same_side = np.sign(x) == np.sign(y)
         is_mask = (np.abs(x) > MASK) & np.isfinite(x) & (np.abs(y) >= MASKED)
@@ -147,6 +157,11 @@ def _unmask(a: Array, b: Array, limit: float) -> tuple[Array, Array, int]:
     out = same_side & (is_mask | is_clamped)
     x[out], y[out] = 0.0, 0.0
     return x, y, int(out.sum())
+
+
+def _wide(x: Array) -> type[np.floating[Any]]:
+    """float32 where that holds every value, else float64; 16-bit floats of ml_dtypes included."""
+    return np.float32 if x.dtype == np.float32 else np.float64
 
 
 def _new_nonfinite(a: Array, b: Array) -> int:
