@@ -19,6 +19,9 @@ GARBAGE = 1e-1
 GARBAGE_FLIPS = 0.1
 """So large a share of rows with another class is garbage, whatever the norm says."""
 
+HIDDEN = 1e-3
+"""Gross damage is followed through values whose relative error is smaller by this factor."""
+
 JUMP = 10.0
 """A node whose result is so many times worse than what it read has done the damage itself."""
 
@@ -56,10 +59,10 @@ def find_first_divergence(
     """The first value, in topological order, whose node did damage of its own that reaches an output.
 
     Damage: the value is not finite where the reference is, or its relative error is past 8 roundings of its type and
-    `JUMP` times the largest error among what the node read. It reaches an output if values past 8 roundings lead
-    from it there. Failing that, the first damage at all where an output is wrong, or the first gross one (what
-    stands behind it may cancel it on these inputs alone); failing that too, the first value past 64 roundings. None
-    where nothing is.
+    `JUMP` times the largest error among what the node read. It reaches an output if values past 8 roundings (for
+    gross damage `HIDDEN` times that) lead from it there. Failing that, the first damage at all where an output is
+    wrong, or the first gross one (what stands behind it may cancel it on these inputs alone); failing that too, the
+    first value past 64 roundings. None where nothing is.
 
     Args:
       layers: in topological order.
@@ -74,7 +77,11 @@ def find_first_divergence(
     reaching = _reaching(layers, floor, readers or {}, outputs)
     damaged = [layer for layer in layers if _is_damage(layer, floor)]
     wrong_output = any(layer.value in outputs and not layer.metrics.rel_l2 <= floor for layer in layers)
-    found = next((layer for layer in damaged if layer.value in reaching), None)
+    # a residual with massive values hides an error from its norm until a normalization takes them out
+    hidden = _reaching(layers, HIDDEN * floor, readers or {}, outputs)
+    found = next(
+        (layer for layer in damaged if layer.value in reaching or (layer.value in hidden and _is_gross(layer))), None
+    )
     if found is None:
         found = next((layer for layer in damaged if wrong_output or _is_gross(layer)), None)
     if found is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -64,7 +66,10 @@ def test_the_report_of_a_plan_tells_both_sides(folder: Path, tmp_path: Path) -> 
     out, html = tmp_path / "diff.json", tmp_path / "diff.html"
     arguments = ["diff", str(folder / "model.onnx"), str(folder / "strong"), "--inputs", str(folder / "data.npz")]
     assert main([*arguments, "--json", str(out), "--html", str(html)]) == 0
-    told = json.loads(out.read_text())["explanation"]
+    saved = json.loads(out.read_text())
+    schema = json.loads(resources.files("precision_planner.reporting").joinpath("diff.schema.json").read_text())
+    jsonschema.validate(saved, schema)
+    told = saved["explanation"]
     assert told["plain"]["grade"] == "garbage"
     assert "FP16 ends at 65504" in told["plain"]["verdict"]
     assert told["plan"]["status"] == "done"
@@ -83,6 +88,9 @@ def test_the_report_of_a_plan_tells_both_sides(folder: Path, tmp_path: Path) -> 
     text = html.read_text()
     assert text.count("<svg") >= 5
     assert "planner plan" in text
+    again = tmp_path / "again.html"
+    assert main(["report", str(out), "--html", str(again)]) == 0
+    assert again.read_bytes() == html.read_bytes()
 
 
 def test_an_empty_or_broken_plan_folder_says_so(tmp_path: Path) -> None:

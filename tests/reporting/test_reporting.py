@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from importlib import resources
 
@@ -15,10 +16,12 @@ from rich.console import Console
 import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.reporting.diff_terminal import render_diff
+from precision_planner.reporting.drawings import subgraph_drawing
 from precision_planner.reporting.html import kind_of, render_html
 from precision_planner.reporting.junit import render_junit
 from precision_planner.reporting.markdown import render_markdown
 from precision_planner.reporting.numbers import number, share, size
+from precision_planner.reporting.plots import exponent_plot, layer_plot
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,63 @@ def test_the_json_keeps_its_published_schema(data: dict[str, object]) -> None:
     jsonschema.validate(data, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**data, "grade": "good"}, schema)
+
+
+def _svg(text: str) -> ET.Element:
+    return ET.fromstring(text)
+
+
+def test_the_layer_plot_shades_islands_and_marks_the_first_divergence() -> None:
+    errors: list[object] = [0.0, 1e-4, 2e-4, "inf", 0.5]
+    layers = [
+        {"value": f"v{at}", "node": f"n<{at}>", "op_type": "Add", "rel_l2": error, "island": at in (1, 2)}
+        for at, error in enumerate(errors)
+    ]
+    plot = _svg(layer_plot(layers, {"value": "v3"}))
+    circles = sorted(plot.iter("circle"), key=lambda circle: float(circle.get("cx", 0)))
+    kinds = [circle.get("class") for circle in circles]
+    assert kinds == ["same", "point", "point", "first", "point"]
+    (island,) = [rect for rect in plot.iter("rect") if rect.get("class") == "island"]
+    inside = [float(c.get("cx", 0)) for c in circles][1:3]
+    left = float(island.get("x", 0))
+    assert left < inside[0] < inside[1] < left + float(island.get("width", 0))
+    (line,) = plot.iter("polyline")
+    assert len(line.get("points", "").split()) == 4  # what did not change is no part of the line
+    heights = [float(c.get("cy", 0)) for c in circles]
+    assert heights[3] < heights[4] < heights[2] < heights[1] < heights[0]
+
+
+@pytest.mark.parametrize("error", ["inf", "nan"])
+def test_a_plot_where_all_is_lost(error: str) -> None:
+    assert _svg(layer_plot([{"value": "v", "node": "n", "op_type": "Add", "rel_l2": error}]))
+
+
+def test_exponents_are_counted_and_colored_by_the_format() -> None:
+    plot = _svg(exponent_plot({"-30": 3, "-20": 5, "-14": 7, "15": 2, "16": 1, "127": 4}))
+    found = {rect.find("title").text: rect.get("class") for rect in plot.iter("rect")}  # type: ignore[union-attr]
+    assert found["2^-30: 3"] == "bar under"
+    assert found["2^-20: 5"] == "bar sub"
+    assert found["2^-14: 7"] == "bar"
+    assert found["2^15: 2"] == "bar"
+    assert found["2^16: 1"] == "bar over"
+    assert found["from 2^18: 4"] == "bar over"
+    assert not exponent_plot({})
+    bf16 = _svg(exponent_plot({"-30": 3, "16": 1}, "bf16"))
+    assert {rect.get("class") for rect in bf16.iter("rect")} == {"bar"}
+
+
+def test_a_drawing_puts_every_node_below_what_it_reads() -> None:
+    names = ["a", "b", "c<d>", "e"]
+    part = {
+        "nodes": [{"name": n, "op_type": n, "type": "float16", "inside": n != "a", "kept": n == "e"} for n in names],
+        "edges": [[0, 1, "float"], [1, 2, "float16"], [0, 3, "float16"], [2, 3, "float16"]],
+        "hidden": 0,
+    }
+    drawing = _svg(subgraph_drawing(part))
+    tops = {g.find("text").text: float(g.find("rect").get("y", 0)) for g in drawing.iter("g")}  # type: ignore[union-attr]
+    assert tops["a"] < tops["b"] < tops["c<d>"] < tops["e"]
+    assert len(list(drawing.iter("path"))) == 4
+    assert [g.get("class") for g in drawing.iter("g")] == [
+        "box outside fp16", "box inside fp16", "box inside fp16", "box inside fp32",
+    ]  # fmt: skip
+    assert not subgraph_drawing({"nodes": [], "edges": [], "hidden": 0})
