@@ -49,9 +49,7 @@ def _sides(data: Mapping[str, Any], console: Console) -> None:
     inputs = data.get("inputs") or {}
     if inputs.get("source"):
         count = inputs.get("batches", 0)
-        console.print(
-            f"{'inputs':<10} {inputs['source']}, {count} batch{'' if count == 1 else 'es'}", style="dim"
-        )
+        console.print(f"{'inputs':<10} {inputs['source']}, {count} batch{'' if count == 1 else 'es'}", style="dim")
 
 
 def _outputs(data: Mapping[str, Any], console: Console) -> None:
