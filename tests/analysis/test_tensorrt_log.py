@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from examples.bert_classifier import PRESETS, build_bert_classifier
+from examples.census_model import build_census_model
 from precision_planner.analysis.tensorrt_log import log_lists, same_tensor
 
 from .test_tensorrt import warn
@@ -52,3 +53,32 @@ def test_each_layernorm_that_tensorrt_detects_is_detected(preset: str) -> None:
     anchors = warn(_bert(preset)).layernorm_in_fp16
     assert set(anchors) <= set(listed)
     assert {name.rpartition("/")[0] for name in listed} == {name.rpartition("/")[0] for name in anchors}
+
+
+def test_the_lists_of_the_census_model_are_tensorrts_own() -> None:
+    """One kind of trouble a tensor, the edges of each category among them."""
+    text = (DATA / "tensorrt86_census.txt").read_text()
+    listed = log_lists(text)
+    found = warn(build_census_model())
+    for category in ("subnormal", "underflow", "overflow"):
+        ours, theirs = list(found.tensors[category]), listed[category]
+        assert len(ours) == len(theirs) > 0
+        assert _only(ours, theirs, lambda own, name: same_tensor(name, [own])) == []
+    assert "mask_lowest" in found.overflow
+    assert "mask_neg_inf" not in found.overflow
+
+
+def test_infinities_are_listed_apart() -> None:
+    lines = (DATA / "tensorrt86_census.txt").read_text().splitlines()
+    at = next(at for at, line in enumerate(lines) if "Detected FP32 infinity values" in line)
+    assert lines[at + 1].endswith("List of affected weights: mask_neg_inf")
+
+
+def test_a_scale_on_the_query_is_folded_into_its_weights() -> None:
+    """TensorRT names the fused layer; without the scale (census-max) the same weights are not listed."""
+    folded = log_lists((DATA / "tensorrt86_census-query.txt").read_text())["underflow"]
+    plain = log_lists((DATA / "tensorrt86_census-max.txt").read_text())["underflow"]
+    (extra,) = [name for name in folded if name not in plain]
+    assert "/attention/query" in extra
+    assert "/attention/Mul" in extra
+    assert [weight.name for weight in warn(build_census_model("Max", "query")).folded] == ["query_folded"]

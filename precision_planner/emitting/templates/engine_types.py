@@ -67,7 +67,7 @@ def _type(output):
 
 
 def is_opaque(layer):
-    """Whether a layer computes inside what its outputs' types do not tell: Myelin's fused regions, or no type at all."""
+    """Whether a layer computes what its outputs' types do not tell: Myelin's fused regions, or no type at all."""
     if "ForeignNode" in layer.get("Name", "") or layer.get("LayerType") == "Myelin":
         return True
     kinds = [output.get("Format/Datatype", output.get("Datatype", "")) for output in layer.get("Outputs", [])]
@@ -75,7 +75,7 @@ def is_opaque(layer):
 
 
 # An engine's size tells its weights' type only where the weights are most of it.
-TELLING_BYTES = 64 * 2 ** 20
+TELLING_BYTES = 64 * 2**20
 _WEIGHTY = ("MatMul", "Gemm", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")
 
 

@@ -144,7 +144,17 @@ def check_engine(path):
     if not os.path.exists(path):
         raise SystemExit("verify.py: there is no %s; run build.py first" % path)
     with TrtRunner(EngineFromBytes(BytesFromPath(path))) as runner:
-        return check(lambda inputs: runner.infer(inputs, copy_outputs_to_host=True))
+        wanted = runner.get_input_metadata()
+        return check(lambda inputs: runner.infer(as_engine(inputs, wanted), copy_outputs_to_host=True))
+
+
+def as_engine(inputs, wanted):
+    """The inputs as the engine takes them: before TensorRT 10 an INT64 input of the model is INT32 in the engine."""
+    found = {}
+    for name, array in inputs.items():
+        kind = getattr(wanted[name].dtype, "name", None) or str(wanted[name].dtype) if name in wanted else ""
+        found[name] = array.astype(np.int32) if array.dtype == np.int64 and kind.lower() == "int32" else array
+    return found
 
 
 def main():
