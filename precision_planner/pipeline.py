@@ -187,7 +187,14 @@ def plan(
         built = result.typed
     else:
         built = _weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
-        constrained = _constrained(result, built)
+        constrained, mixed = _constrained(result, built)
+        if mixed and target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
+            return plan(
+                source, target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom,
+                policy=policy, rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
+                max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=(), verify=verify,
+                progress=progress, **{**options, "keep_as": "island", "keep_fp32": _with_norms(options)},
+            )  # fmt: skip
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds)
@@ -298,14 +305,24 @@ def _planned_nodes(result: RewriteResult) -> tuple[PlannedNode, ...]:
     return tuple(planned)
 
 
-def _constrained(result: RewriteResult, built: Model) -> tuple[NodeId, ...]:
+def _layernorms(model: Model) -> int:
+    return sum(node.op_type == "LayerNormalization" for node in model.proto.graph.node)
+
+
+def _with_norms(options: Mapping[str, Any]) -> list[str]:
+    given = options.get("keep_fp32") or ()
+    return [*([given] if isinstance(given, str) else given), "layernorm"]
+
+
+def _constrained(result: RewriteResult, built: Model) -> tuple[tuple[NodeId, ...], bool]:
     """The nodes of which a weak build must be told: those that a decision keeps in FP32.
 
-    A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by default;
-    but where it reads what a constrained node stores in FP32 it gets one too: with mixed inputs its FP16 form fails to
-    compile in TensorRT 8.6 ("Could not infer output types ... normalizationScaled"), and the whole region falls back
-    to FP32. Nodes that no type but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants
-    alone, which are computed before the engine is built.
+    A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by
+    default. Where it reads what a constrained node stores in FP32, it gets one too; but TensorRT 8.6 compiles neither
+    ("Could not infer output types ... normalizationScaled") and falls back to FP32 for the whole region, so there the
+    LayerNorms are better left decomposed and constrained: the second result says that this is so. Nodes that no type
+    but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants alone, which are computed
+    before the engine is built.
     """
     assert result.assignment is not None
     index = GraphIndex(built.proto)
@@ -322,7 +339,7 @@ def _constrained(result: RewriteResult, built: Model) -> tuple[NodeId, ...]:
             chosen[typing.node] = None
     stored = {name for node in chosen for name in _node(index, node).output}
     chosen.update((node, None) for node in following if stored.intersection(_node(index, node).input))
-    return tuple(chosen)
+    return tuple(chosen), any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
 
 
 def _constraints(nodes: Sequence[NodeId], built: Model) -> tuple[Constraint, ...]:
