@@ -234,9 +234,7 @@ class ErrorKernel:
         rows, rest = divmod(x.size, ROW)
         last = x[rows * ROW :]
         whole = x[: rows * ROW].reshape(rows, ROW)
-        return float(np.matmul(whole[:, None, :], whole[:, :, None]).sum(dtype=np.float64)) + (
-            float(np.dot(last, last)) if rest else 0.0
-        )
+        return float(_row_products(whole).sum(dtype=np.float64)) + (float(np.dot(last, last)) if rest else 0.0)
 
     def _squares_in_double(self, x: Real) -> float:
         """The sum of squares in float64, where squares in float32 would underflow."""
@@ -282,6 +280,15 @@ def _count_small(part: FormatTotals, small: Word, least: int) -> None:
     part.underflow += underflow
     if underflow:
         part.flushed += int(np.count_nonzero(small <= _word(_bits(fmt.flush_until))))
+
+
+def _row_products(rows: Real) -> Real:
+    """The dot product of each row with itself; numpy 2's own function takes half the time of a batched matmul."""
+    if hasattr(np, "vecdot"):
+        products: Real = np.vecdot(rows, rows)
+    else:
+        products = np.matmul(rows[:, None, :], rows[:, :, None])
+    return products
 
 
 def _value(bits: int) -> float:
