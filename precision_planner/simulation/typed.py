@@ -9,20 +9,11 @@ from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.plans import element_types
 from precision_planner.simulation.rounding import RoundingPlan, ValueKey, widen_tensor
 from precision_planner.simulation.schemas import EXACT, LOW_TYPES
+from precision_planner.typing.schemas import TYPE_ATTRIBUTES
 
 _TYPE_ATTRIBUTES = {
-    "Bernoulli": "dtype",
-    "BlackmanWindow": "output_datatype",
+    **{op_type: name for op_type, name in TYPE_ATTRIBUTES.items() if op_type != "Cast"},
     "DequantizeLinear": "output_dtype",
-    "EyeLike": "dtype",
-    "HammingWindow": "output_datatype",
-    "HannWindow": "output_datatype",
-    "MelWeightMatrix": "output_datatype",
-    "RandomNormal": "dtype",
-    "RandomNormalLike": "dtype",
-    "RandomUniform": "dtype",
-    "RandomUniformLike": "dtype",
-    "SequenceEmpty": "dtype",
 }
 """Attributes that name a result's element type; Cast and CastLike are handled by themselves."""
 
