@@ -15,19 +15,19 @@ from precision_planner.diffing.detectors import SetMatcher, find_selection
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
 from precision_planner.diffing.layers import LayerComparison
-from precision_planner.diffing.passes import Gathered, Progress, output_pass, take_rows
+from precision_planner.diffing.passes import Gathered, Progress, output_pass
 from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
 from precision_planner.diffing.run import Provider, Runner
 from precision_planner.diffing.sources import Side, open_side
-from precision_planner.diffing.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.diffing.verdict import find_first_divergence, grade_of, verdict_of
 from precision_planner.errors import InputsError, ModelError
 from precision_planner.model import Model
-from precision_planner.model.inputs import Inputs, input_specs, load_inputs
+from precision_planner.model.inputs import Inputs, input_specs, load_inputs, take_rows
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.metrics import json_number, max_abs, rel_l2
+from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.simulation import inline_functions
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 

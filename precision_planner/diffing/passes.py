@@ -13,7 +13,7 @@ from precision_planner.diffing.detectors import SetMatcher
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.diffing.run import Runner
 from precision_planner.errors import InputsError, ModelError
-from precision_planner.model.inputs import Batch, Inputs, InputSpec
+from precision_planner.model.inputs import Batch, Inputs
 
 Progress = Callable[[float], None]
 
@@ -88,19 +88,6 @@ def batches_of(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, 
         return
     for number, batch in enumerate(inputs):
         yield (inputs.labels[number] if number < len(inputs.labels) else f"batch {number}"), batch
-
-
-def take_rows(inputs: Inputs, specs: tuple[InputSpec, ...], rows: int) -> Inputs:
-    """At most so many rows of each batch, where every input has the same free first axis; else all of them."""
-    names = {spec.shape[0] if spec.shape else 0 for spec in specs}
-    if len(names) != 1 or not all(isinstance(name, str) for name in names):
-        return inputs
-
-    def batches() -> Iterator[Batch]:
-        for batch in inputs:
-            yield {name: array[:rows] for name, array in batch.items()}
-
-    return Inputs(batches, inputs.source, inputs.synthesised, inputs.labels)
 
 
 def output_pairs(

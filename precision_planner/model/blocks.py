@@ -64,7 +64,7 @@ class BlockChain:
         constants |= {sparse.values.name for sparse in graph.sparse_initializer}
         self._made = {value.name for value in graph.input} - constants
         self._last_read = {name: at for at, names in enumerate(self._reads) for name in names}
-        self._uncut = _containers(self._model.proto)
+        self._uncut = containers(self._model.proto)
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -163,11 +163,11 @@ class BlockChain:
 def fetchable(model: Model) -> list[str]:
     """The values that nodes of the main graph make, in topological order; sequences and the like left out."""
     proto = sorted_copy(model.proto)
-    other = _containers(proto)
+    other = containers(proto)
     return [name for node in proto.graph.node for name in node.output if name and name not in other]
 
 
-def _containers(proto: onnx.ModelProto) -> set[str]:
+def containers(proto: onnx.ModelProto) -> set[str]:
     """Values known to be no tensors."""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
@@ -185,4 +185,4 @@ def _containers(proto: onnx.ModelProto) -> set[str]:
     return found
 
 
-__all__ = ["BLOCK_BYTES", "Block", "BlockChain", "fetchable"]
+__all__ = ["BLOCK_BYTES", "Block", "BlockChain", "containers", "fetchable"]

@@ -131,6 +131,24 @@ def load_inputs(source: Any, model: Model, *, check: bool = True) -> Inputs:
     return Inputs(batches, found.source, False, found.labels)
 
 
+def have_rows(specs: tuple[InputSpec, ...]) -> bool:
+    """Whether every input has the same free first axis, so that it counts rows."""
+    names = {spec.shape[0] if spec.shape else 0 for spec in specs}
+    return len(names) == 1 and all(isinstance(name, str) for name in names)
+
+
+def take_rows(inputs: Inputs, specs: tuple[InputSpec, ...], rows: int) -> Inputs:
+    """At most so many rows of each batch, where every input has the same free first axis; else all of them."""
+    if not have_rows(specs):
+        return inputs
+
+    def batches() -> Iterator[Batch]:
+        for batch in inputs:
+            yield {name: array[:rows] for name, array in batch.items()}
+
+    return Inputs(batches, inputs.source, inputs.synthesised, inputs.labels)
+
+
 def fit_batch(batch: Mapping[str, Any], specs: Iterable[InputSpec], source: str = "the inputs") -> Batch:
     """The batch in the types that the model takes; every mistake is named.
 

@@ -7,7 +7,7 @@ an array of a stored weight is a read-only view of the memory map.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -142,11 +142,13 @@ class LazyPayload:
     """Bytes computed while they are streamed: the cast, the transpose or the rescaling of another payload.
 
     `produce` is called anew for each pass over the bytes and yields exactly `nbytes` bytes in all, whole elements
-    at a time.
+    at a time. `identity` names what is computed, where two payloads of one identity hold the same bytes; None where
+    nothing is promised.
     """
 
     nbytes: int
     produce: Callable[[], Iterable[memoryview | bytes | np.ndarray]]
+    identity: Hashable = None
 
     @property
     def stored(self) -> tuple[int, int]:

@@ -102,9 +102,9 @@ class Session:
         try:
             return dict(zip(names, self._session.run(names, taken), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            if not _is_onnxruntime_error(error):
+            if not is_onnxruntime_error(error):
                 raise
-            raise ModelError(f"onnxruntime stopped while running the model: {_reason(error)}") from error
+            raise ModelError(f"onnxruntime stopped while running the model: {reason_of(error)}") from error
 
     def close(self) -> None:
         """Let go of the session and remove the temporary files."""
@@ -124,12 +124,12 @@ class Session:
             try:
                 return self._ort.InferenceSession(self._source(model), options, providers=providers)
             except Exception as error:
-                if not _is_onnxruntime_error(error):
+                if not is_onnxruntime_error(error):
                     raise
                 newest = re.search(r"max supported IR version: (\d+)", str(error))
                 if newest is None:
                     name = model.path or "the model"
-                    raise ModelError(f"onnxruntime cannot load {name}: {_reason(error)}") from error
+                    raise ModelError(f"onnxruntime cannot load {name}: {reason_of(error)}") from error
                 proto = model.edit()
                 proto.ir_version = int(newest.group(1))
                 model = model.with_proto(proto)
@@ -156,11 +156,13 @@ def with_outputs(model: Model, outputs: Sequence[str]) -> Model:
     return model.with_proto(proto)
 
 
-def _is_onnxruntime_error(error: Exception) -> bool:
+def is_onnxruntime_error(error: Exception) -> bool:
+    """Whether an exception is onnxruntime's; they share no base class of their own."""
     return type(error).__module__.partition(".")[0] == "onnxruntime" or isinstance(error, (RuntimeError, ValueError))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What onnxruntime says is wrong, in one line."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
     return text[:300]

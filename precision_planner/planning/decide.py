@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from precision_planner.analysis.evidence import collect_evidence
@@ -91,8 +91,16 @@ def decide(
                 for entry in repaired.applied
             )
             evidence, evaluation, resolution = ask(model)
-    decisions = {**_normalizations(evidence, evaluation, resolution), **resolution.decisions}
+    kept = {**_normalizations(evidence, evaluation, resolution), **resolution.decisions}
+    decisions = {node: _bound(decision, rulebook) for node, decision in kept.items()}
     return Choice(model, decisions, findings, repairs, evidence, rulebook)
+
+
+def _bound(decision: Decision, rulebook: RuleBook) -> Decision:
+    """The decision, binding where it is about range: data shows a lower bound, and the headroom is the user's."""
+    rule = rulebook.get(decision.rule) if decision.rule else None
+    about_range = rule is not None and (rule.severity == "error" or "range" in rule.tags)
+    return replace(decision, binding=True) if about_range or "headroom" in decision.evidence else decision
 
 
 def _normalizations(evidence: Evidence, evaluation: Evaluation, resolution: Resolution) -> dict[NodeId, Decision]:

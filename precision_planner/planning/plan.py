@@ -90,6 +90,7 @@ class PrecisionPlan:
       inputs: where the data came from: {source, synthesized, batches}.
       findings: what the rules said of the input model.
       passed: whether the prediction meets the tolerance; None where there was nothing to compare.
+      search: what the search measured (see `SearchReport.data`); empty where there was none.
     """
 
     model: Mapping[str, Any]
@@ -111,6 +112,7 @@ class PrecisionPlan:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
     passed: bool | None = None
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[PlannedNode, ...]:

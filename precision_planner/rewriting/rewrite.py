@@ -245,14 +245,16 @@ class _Rewrite:
                 identity = index.node_id(scope, position)
                 if identity in chosen:
                     if self.precision in ("fp16", "bf16"):
-                        found[identity] = Decision(self.precision, "named by --only-low")  # type: ignore[arg-type]
+                        found[identity] = Decision(self.precision, "named by --only-low", binding=True)  # type: ignore[arg-type]
                 elif node.op_type not in DATA_MOVEMENT | {"Cast", "CastLike", "Constant", "ConstantOfShape"}:
-                    found[identity] = Decision("fp32", "not named by --only-low", keep_as=self.keep_as)
+                    found[identity] = Decision("fp32", "not named by --only-low", keep_as=self.keep_as, binding=True)
         for identity in self._select(index, matches, self.keep_bf16):
-            found[identity] = Decision("bf16", f"selected by --keep-bf16 {','.join(self.keep_bf16)}")
+            found[identity] = Decision("bf16", f"selected by --keep-bf16 {','.join(self.keep_bf16)}", binding=True)
         for selector in self.keep_fp32:
             for identity in self._select(index, matches, (selector,)):
-                found[identity] = Decision("fp32", f"selected by --keep-fp32 {selector}", keep_as=self.keep_as)
+                found[identity] = Decision(
+                    "fp32", f"selected by --keep-fp32 {selector}", keep_as=self.keep_as, binding=True
+                )
         return found
 
     def _select(self, index: GraphIndex, matches: Sequence[Match], selectors: Iterable[str]) -> set[NodeId]:
@@ -364,7 +366,9 @@ def _carry(
                 carried[name] = strongest
     for match, reason in fusion.islands:
         for node in match.nodes:
-            carried.setdefault(node, Decision("fp32", f"{match.kind} not fused: {reason}", keep_as=keep_as))
+            carried.setdefault(
+                node, Decision("fp32", f"{match.kind} not fused: {reason}", keep_as=keep_as, binding=True)
+            )
     return carried
 
 

@@ -6,7 +6,7 @@ Casts that stand in an FP32 graph it keeps, so that is where the rounding is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,7 +140,10 @@ class _Writer:
             array = self.model.array(tensor)
             return _inline(name, array.shape, round_weights(np.asarray(array, np.float32), elem_type, policy))
         payload = map_payload(
-            self.model.weights[key], np.dtype(np.float32), lambda x: round_weights(x, elem_type, policy)
+            self.model.weights[key],
+            np.dtype(np.float32),
+            lambda x: round_weights(x, elem_type, policy),
+            identity=("rounded", key, elem_type, policy),
         )
         return stored_tensor(name, tuple(tensor.dims), TensorProto.FLOAT, self.store.add(payload))
 
@@ -173,7 +176,11 @@ def cast_pair(source: str, target: str, elem_type: int) -> list[NodeProto]:
 
 
 def map_payload(
-    payload: Payload, dtype: np.dtype[Any], function: Callable[[np.ndarray], np.ndarray], scale: float = 1.0
+    payload: Payload,
+    dtype: np.dtype[Any],
+    function: Callable[[np.ndarray], np.ndarray],
+    scale: float = 1.0,
+    identity: Hashable = None,
 ) -> LazyPayload:
     """A payload computed from another, element by element, while it is streamed.
 
@@ -182,13 +189,14 @@ def map_payload(
       dtype: of the source.
       function: an array of the source's elements -> an array of as many.
       scale: bytes per source byte.
+      identity: see `LazyPayload`.
     """
 
     def produce() -> Iterator[np.ndarray]:
         for chunk in payload.chunks():
             yield function(np.frombuffer(chunk, np.uint8).view(dtype))
 
-    return LazyPayload(int(payload.nbytes * scale), produce)
+    return LazyPayload(int(payload.nbytes * scale), produce, identity)
 
 
 def widen_tensor(tensor: TensorProto, model: Model, store: WeightStoreBuilder) -> None:

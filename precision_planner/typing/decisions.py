@@ -39,6 +39,7 @@ class Decision:
       keep_as: for a normalization in FP32: `compute` keeps its data in the low type and its statistics in FP32;
         `island` makes inputs, weights and outputs FP32. None: the one that costs least (compute where it exists).
       evidence: numbers, JSON-ready.
+      binding: no search takes it back: the user said so, or it keeps values from overflow.
     """
 
     precision: Precision
@@ -46,6 +47,7 @@ class Decision:
     rule: str | None = None
     keep_as: KeepAs | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    binding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

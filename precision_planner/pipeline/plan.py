@@ -1,4 +1,4 @@
-"""The whole path in one call: a model in, a plan folder out."""
+"""`plan`: decide, search, rewrite, predict."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from typing import Any
 
 from onnx import NodeProto
 
-from precision_planner.diffing import Diff, compare, parse_tolerances
+from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
 from precision_planner.errors import ModelError, PlanError, TargetError
 from precision_planner.model import GraphIndex, Model, NodeId, type_name
+from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
+from precision_planner.numerics.tolerance import check_metrics, parse_tolerances
+from precision_planner.pipeline.searching import SearchRequest, search_choice
 from precision_planner.planning import (
     DEFAULT_TARGET,
     Constraint,
@@ -27,6 +30,7 @@ from precision_planner.planning import (
 )
 from precision_planner.planning.decide import decide
 from precision_planner.planning.profiles import Shapes, make_profiles
+from precision_planner.planning.search import OwnMetric
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
@@ -107,13 +111,14 @@ def plan(
     surgery: str | None = None,
     fuse: Sequence[str] = ("layernorm",),
     verify: bool = True,
+    search: SearchRequest | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> PlannedModel:
     """Decide the precision of a model for one build target, and predict the result.
 
-    Calibrates on the inputs, asks the rules, applies their repairs, types the graph, and simulates what comes out
-    against the FP32 model.
+    Calibrates on the inputs, asks the rules, applies their repairs, searches for what else the tolerance needs (and
+    what it does not need), types the graph, and simulates what comes out against the FP32 model.
 
     Args:
       source: a path, a ModelProto or a `Model`.
@@ -122,7 +127,7 @@ def plan(
       inputs: as `planner --inputs`, arrays by name, or None: synthesized.
       tolerance: {"sad": 1e-3}, or the command's ``[OUTPUT:]METRIC=VALUE`` strings.
       headroom: keep what comes closer to the largest finite value than this factor.
-      policy: "auto", "rules" or "torch-amp".
+      policy: "auto"; "rules" and "torch-amp" do not search.
       rules: folders of further rules.
       only: ids or tags of the only rules asked.
       disable: ids or tags of rules not asked.
@@ -134,6 +139,7 @@ def plan(
       surgery: "FILE.py[:FUNCTION]", run first.
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
+      search: how to search, where there is a tolerance to meet; None takes the defaults.
       progress: called with what is being done.
       options: those of `rewrite`: keep_fp32, keep_bf16, only_low, keep_as, io_types, int32_inputs, weights, plugins.
 
@@ -147,6 +153,11 @@ def plan(
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
+    request = search or SearchRequest()
+    check_metrics(bounds, request.metrics)
+    searching = bool(bounds) and policy == "auto" and calibrate
+    if searching and model.proto.functions:
+        model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
     data = load_inputs(inputs, model)
     golden, obstacle = _golden_or_obstacle(model, data)
     if obstacle and bounds:
@@ -167,6 +178,12 @@ def plan(
         disable=disable,
         fuse=fuse,
     )
+    found = None
+    if searching and not obstacle:
+        choice, found = search_choice(
+            choice, data, chosen, bounds, request, precision=precision, fuse=fuse, options=options, progress=say,
+            tf32=bool((build or {}).get("tf32")),
+        )  # fmt: skip
     say("typing the graph")
     result = rewrite(
         choice.model,
@@ -184,16 +201,21 @@ def plan(
     else:
         built = _weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
         constrained, mixed = _constrained(result, built)
-        if mixed and target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
-            return plan(
-                source, target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom,
-                policy=policy, rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
-                max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=(), verify=verify,
-                progress=progress, **{**options, "keep_as": "island", "keep_fp32": _with_norms(options)},
-            )  # fmt: skip
+        if target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
+            missed = found is not None and not found.data["passed"]
+            if mixed or missed:
+                decomposed = plan(
+                    source, target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom,
+                    policy=policy, rules=rules, only=only, disable=disable, min_shapes=min_shapes,
+                    opt_shapes=opt_shapes, max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery,
+                    fuse=(), verify=verify, search=search, progress=progress,
+                    **{**options, "keep_as": "island", "keep_fp32": _with_norms(options)},
+                )  # fmt: skip
+                if mixed or decomposed.plan.search.get("passed"):
+                    return decomposed
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
-    difference = None if obstacle else _predict(model, result, chosen, data, bounds)
+    difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics)
     return PlannedModel(
         plan=PrecisionPlan(
             model=_model_facts(original),
@@ -220,6 +242,7 @@ def plan(
             },
             findings=tuple(finding.to_dict() for finding in choice.findings),
             passed=difference.passed if difference is not None and bounds else None,
+            search={} if found is None else found.data,
         ),
         model=built,
         report=result.report,
@@ -252,7 +275,9 @@ def _weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options:
     return result.typed
 
 
-def _predict(model: Model, result: RewriteResult, target: Target, data: Inputs, bounds: Any) -> Diff:
+def _predict(
+    model: Model, result: RewriteResult, target: Target, data: Inputs, bounds: Any, metrics: Mapping[str, OwnMetric]
+) -> Diff:
     """The difference between the FP32 model and what the build will compute, by simulation.
 
     A typed graph is simulated as ONNX defines it. A weak build may round anywhere it likes: the simulation takes the
@@ -260,7 +285,9 @@ def _predict(model: Model, result: RewriteResult, target: Target, data: Inputs, 
     """
     assert result.assignment is not None
     if target.strong:
-        return compare(model, result.typed, data, tolerance=bounds, names=result.report["names"], layers=False)
+        return compare(
+            model, result.typed, data, tolerance=bounds, metrics=metrics, names=result.report["names"], layers=False
+        )
     return compare(
         model,
         result.fused,
@@ -269,6 +296,7 @@ def _predict(model: Model, result: RewriteResult, target: Target, data: Inputs, 
         semantics="fused",
         keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
         tolerance=bounds,
+        metrics=metrics,
         names=result.report["names"],
         layers=False,
     )

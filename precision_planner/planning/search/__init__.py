@@ -1,0 +1,32 @@
+"""The search for the least that must stay above the low precision, given a tolerance."""
+
+from precision_planner.planning.search.budget import DEFAULT_BUDGET, Budget, parse_budget
+from precision_planner.planning.search.cost import CostModel, region_costs
+from precision_planner.planning.search.evaluate import Evaluator, Setting
+from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
+from precision_planner.planning.search.regions import Region, find_regions
+from precision_planner.planning.search.result import SearchReport
+from precision_planner.planning.search.run import SearchOptions, find_plan
+from precision_planner.planning.search.search import search
+from precision_planner.planning.search.states import Space, State
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "Budget",
+    "CostModel",
+    "Evaluator",
+    "Judge",
+    "Judgement",
+    "OwnMetric",
+    "Region",
+    "SearchOptions",
+    "SearchReport",
+    "Setting",
+    "Space",
+    "State",
+    "find_plan",
+    "find_regions",
+    "parse_budget",
+    "region_costs",
+    "search",
+]

@@ -1,0 +1,97 @@
+"""Measuring what each region adds to the error, in as many evaluations as the budget allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from precision_planner.planning.search.budget import Clock
+from precision_planner.planning.search.evaluate import Decisions, Question
+from precision_planner.planning.search.judge import Judgement
+from precision_planner.planning.search.noise import Atom, NoiseModel
+from precision_planner.planning.search.states import Space
+
+__all__ = ["Contributions", "measure_contributions"]
+
+SHARE = 0.6
+"""Of the budget: so much of it is used at this point at most."""
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each region adds to the error.
+
+    Attributes:
+      model: the expected error of plans.
+      measured: the regions that were measured by themselves; those of a group are bounded by the group's contribution.
+      per_root: score for each square root of energy, from the plan that was simulated.
+      simulated: energy of that plan; beside `model.total` it says how well contributions add up.
+    """
+
+    model: NoiseModel
+    measured: frozenset[int]
+    per_root: float
+    simulated: float
+
+    def expected(self, raised: Collection[int]) -> float:
+        """The score that a plan is expected to have with these regions in FP32."""
+        return self.per_root * math.sqrt(self.model.energy(frozenset(raised)))
+
+    def share(self, region: int) -> float:
+        """A region's part of the squared error, 0 to 1."""
+        return self.model.of_region(region) / self.model.total if self.model.total else 0.0
+
+
+def measure_contributions(
+    space: Space,
+    decisions: Decisions,
+    regions: Sequence[int],
+    simulated: Judgement,
+    answer: Callable[[Sequence[Question]], Sequence[Judgement]],
+    clock: Clock,
+) -> Contributions:
+    """Measure the roundings of regions, each alone where the budget allows it, else with neighbors.
+
+    A group's energy is shared evenly among its members, which is right on average; the group that adds most is taken
+    apart first as long as there is room.
+
+    Args:
+      space: of the search.
+      decisions: the plan whose roundings are measured.
+      regions: those that may be raised.
+      simulated: judgement of that plan.
+      answer: evaluates.
+      clock: of the budget.
+    """
+    wanted = frozenset(regions)
+    atoms = [atom for atom in space.atoms(decisions) if atom.region in wanted]
+    rest = tuple(atom for atom in space.atoms(decisions) if atom.region not in wanted)
+    room = max(2, clock.left(SHARE) - 1)
+    size = max(1, math.ceil(len(atoms) / room))
+    groups = [tuple(atoms[at : at + size]) for at in range(0, len(atoms), size)]
+
+    def energies(parts: Sequence[tuple[Atom, ...]]) -> list[float]:
+        return [found.energy for found in answer([Question(decisions, None, part) for part in parts])]
+
+    found = dict(zip(groups, energies(groups), strict=True))
+    fixed = energies([rest])[0] if rest else 0.0
+    while True:
+        worth = [group for group in found if len(group) > 1 and found[group] > 0]
+        worth.sort(key=lambda group: -found[group])
+        worth = worth[: clock.left(SHARE) // 2]
+        if not worth:
+            break
+        halves = [half for group in worth for half in (group[: len(group) // 2], group[len(group) // 2 :])]
+        for group in worth:
+            del found[group]
+        found.update(zip(halves, energies(halves), strict=True))
+    single = {atom: energy / len(group) for group, energy in found.items() for atom in group}
+    shared = {atom.region for group in found if len(group) > 1 for atom in group}
+    # what no region of the search rounds stays, whatever is raised: an atom of no region
+    everything = [*single, Atom(-1, False, (), ())]
+    model = NoiseModel(everything, [*single.values(), fixed], space.standing)
+    root = math.sqrt(simulated.energy)
+    # with one plan simulated, luck is in the ratio of score and error too; the metric and the norm are of one kind
+    per_root = simulated.score / root if root else math.inf
+    return Contributions(model, wanted - shared, per_root, simulated.energy)

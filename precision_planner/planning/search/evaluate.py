@@ -1,0 +1,141 @@
+"""One evaluation: decisions about nodes -> how far the outputs are from the FP32 model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from precision_planner.model import Model, NodeId, infer_types
+from precision_planner.numerics.rounding import Overflow
+from precision_planner.numerics.tolerance import Tolerance
+from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
+from precision_planner.planning.search.noise import Atom, restricted
+from precision_planner.simulation.plans import all_low, from_assignment, fuse_chains
+from precision_planner.simulation.rounding import RoundingPlan
+from precision_planner.simulation.schemas import ELEMENT_TYPES
+from precision_planner.simulation.variants import BlockRunner
+from precision_planner.typing import Decision, TypeAssignment, TypingOptions, assign_types
+
+__all__ = ["Batches", "Decisions", "Evaluator", "Question", "Setting"]
+
+Decisions = Mapping[NodeId, Decision]
+Batches = Sequence[Mapping[str, "np.ndarray[Any, Any]"]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be evaluated.
+
+    Attributes:
+      decisions: node -> precision, for nodes that are not simply low.
+      base: decisions from which these differ in little: what is upstream of the difference is not computed again.
+      only: the roundings of the decisions that are made, everything else in FP32; None: all.
+    """
+
+    decisions: Decisions
+    base: Decisions | None = None
+    only: tuple[Atom, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search is about, but for the model and the data.
+
+    Attributes:
+      options: how types are assigned.
+      typing: 'strong': the typed graph is simulated as ONNX defines it; 'weak': the worst that a weakly typed builder
+        may do, chains of pointwise operators kept in a kernel and weights saturated.
+      bounds: the tolerance.
+      own: one's own metrics by name.
+      weights: what the conversion makes of weights that the type cannot hold: "saturate" or "inf".
+    """
+
+    options: TypingOptions
+    typing: Literal["strong", "weak"]
+    bounds: tuple[Tolerance, ...]
+    own: Mapping[str, OwnMetric] = field(default_factory=dict)
+    weights: Overflow = "saturate"
+
+
+class Evaluator:
+    """Answers questions about one model on one set of batches; a context manager.
+
+    Attributes:
+      runner: the model, in the form that is run.
+      types: of its values.
+
+    Args:
+      model: fused, in FP32.
+      batches: inputs; whole plans are judged on all of them.
+      setting: see there.
+      screen: fewer rows of them, on which single roundings are judged: their relative error is the same. None takes the
+        batches.
+      threads: inside an operator; 0 leaves the choice to onnxruntime.
+    """
+
+    def __init__(
+        self, model: Model, batches: Batches, setting: Setting, *, screen: Batches | None = None, threads: int = 0
+    ) -> None:
+        self.setting = setting
+        few = () if screen is None else tuple(screen)
+        self.runner = BlockRunner(model, [*batches, *few], threads=threads)
+        self.types = infer_types(self.runner.model, self.runner.index)
+        self._all = range(len(batches))
+        self._few = range(len(batches), len(batches) + len(few)) if few else self._all
+        self._whole = Judge(setting.bounds, self.runner.run(RoundingPlan(), which=self._all), setting.own)
+        self._part = self._whole
+        if few:
+            self._part = Judge(setting.bounds, self.runner.run(RoundingPlan(), which=self._few), setting.own)
+        self._bases: dict[range, Decisions | None] = {}
+        self._last: tuple[Decisions, RoundingPlan] | None = None
+
+    def assign(self, decisions: Decisions) -> TypeAssignment:
+        """The types that decisions lead to."""
+        runner = self.runner
+        return assign_types(runner.model, decisions, self.setting.options, index=runner.index, types=self.types)
+
+    def rounding(self, decisions: Decisions) -> RoundingPlan:
+        """Where the model is rounded under decisions."""
+        assignment, index = self.assign(decisions), self.runner.index
+        if self.setting.typing == "strong":
+            return from_assignment(assignment, index, self.setting.weights)
+        kept = [typing.node for typing in assignment.kept if typing.keep_as != "compute"]
+        elem_type = ELEMENT_TYPES[self.setting.options.precision]
+        return fuse_chains(all_low(self.runner.model, index, elem_type, kept, "saturate"), index)
+
+    def answer(self, question: Question) -> Judgement:
+        """Judge decisions, or some of their roundings."""
+        if question.only is not None:
+            self._start_from(None, self._few)
+            plan = restricted(self._known(question.decisions), question.only)
+            return self._part.judge(self.runner.run(plan, which=self._few))
+        if question.base is not None:
+            self._start_from(question.base, self._all)
+        return self._whole.judge(self.runner.run(self.rounding(question.decisions), which=self._all))
+
+    def _known(self, decisions: Decisions) -> RoundingPlan:
+        """The rounding of decisions that many questions are about."""
+        if self._last is None or self._last[0] != decisions:
+            self._last = (dict(decisions), self.rounding(decisions))
+        return self._last[1]
+
+    def _start_from(self, decisions: Decisions | None, which: range) -> None:
+        """Remember the values of a plan (None: of FP32), if they are not those remembered already."""
+        if which in self._bases and self._bases[which] == decisions:
+            return
+        plan = RoundingPlan() if decisions is None else self._known(decisions)
+        self.runner.run(plan, which=which, remember=True)
+        self._bases[which] = None if decisions is None else dict(decisions)
+
+    def close(self) -> None:
+        """Let go of sessions and values."""
+        self.runner.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,162 @@
+"""Where the error comes from: what each rounding alone does to the outputs, and what a plan's roundings do together.
+
+Two simulations that differ in one region differ in all roundings behind it too, so their errors differ by luck: on a
+trained MiniLM of six layers, leaving out any of a dozen regions takes away half of the squared error or more. What one
+rounding does *alone*, everything else in FP32, is not a matter of luck, and independent roundings add up in the squared
+error. So contributions are measured from the FP32 side, and a plan's expected error is the sum over its roundings.
+
+A region's roundings are of two sorts. Its own (weights, what it reads from an FP32 value, values that stay inside) go
+where the region is in FP32. Those of the values that it hands on go where their readers are in FP32 too: otherwise the
+Cast in front of a reader rounds them all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from precision_planner.model import GraphIndex, NodeId, Scope
+from precision_planner.planning.search.regions import Region
+from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
+from precision_planner.simulation.schemas import EXACT
+
+__all__ = ["Atom", "NoiseModel", "atoms_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """Roundings that go away together.
+
+    Attributes:
+      region: number of the region.
+      handed_on: values that other regions read; else the region's own roundings.
+      values: values rounded where they are made.
+      edges: values and constants rounded where they are read.
+      readers: the regions that read `values`.
+    """
+
+    region: int
+    handed_on: bool
+    values: tuple[ValueKey, ...]
+    edges: tuple[EdgeKey, ...]
+    readers: frozenset[int] = frozenset()
+
+
+def atoms_of(plan: RoundingPlan, index: GraphIndex, regions: Sequence[Region]) -> tuple[Atom, ...]:
+    """The roundings of a plan, by region. Those of nodes in no region are in none of them.
+
+    Args:
+      plan: of the graph, with everything low that the search may raise.
+      index: of the graph.
+      regions: of the graph.
+    """
+    region_of = {node: number for number, region in enumerate(regions) for node in region.nodes}
+    own: dict[int, tuple[list[ValueKey], list[EdgeKey]]] = {}
+    out: dict[int, tuple[list[ValueKey], set[int]]] = {}
+    for key in plan.values:
+        scope = index.by_path[key[0]]
+        maker = scope.producer(key[1])
+        number = region_of.get(index.node_id(scope, maker)) if maker is not None else None
+        if number is None:
+            continue
+        readers = _readers(index, scope, key[1], region_of)
+        if readers <= {number} and not scope.is_output(key[1]):
+            own.setdefault(number, ([], []))[0].append(key)
+        else:
+            values, known = out.setdefault(number, ([], set()))
+            values.append(key)
+            known.update(readers - {number})
+    for edge in plan.edges:
+        scope = index.by_path[edge[0]]
+        number = region_of.get(index.node_id(scope, edge[1]))
+        if number is not None:
+            own.setdefault(number, ([], []))[1].append(edge)
+    found = [Atom(n, False, tuple(values), tuple(edges)) for n, (values, edges) in own.items()]
+    found += [Atom(n, True, tuple(values), (), frozenset(readers)) for n, (values, readers) in out.items()]
+    return tuple(sorted(found, key=lambda atom: (atom.region, atom.handed_on)))
+
+
+def _readers(index: GraphIndex, scope: Scope, value: str, region_of: Mapping[NodeId, int]) -> set[int]:
+    """The regions that read a value, seen through nodes that only move it."""
+    found: set[int] = set()
+    waiting, seen = [(scope, value)], {(scope.path, value)}
+    while waiting:
+        here, name = waiting.pop()
+        uses = [(here, use.position) for use in here.consumers(name)]
+        uses += [(body, use.position) for body, use in here.captures.get(name, ())]
+        for reader, position in uses:
+            node = reader.nodes[position]
+            number = region_of.get(index.node_id(reader, position))
+            if number is not None:
+                found.add(number)
+            elif node.op_type in EXACT:
+                for output in node.output:
+                    if output and (reader.path, output) not in seen:
+                        seen.add((reader.path, output))
+                        waiting.append((reader, output))
+    return found
+
+
+def restricted(plan: RoundingPlan, atoms: Iterable[Atom]) -> RoundingPlan:
+    """A plan that rounds what some atoms round, and nothing else."""
+    chosen = tuple(atoms)
+    return RoundingPlan(
+        {key: plan.values[key] for atom in chosen for key in atom.values},
+        {key: plan.edges[key] for atom in chosen for key in atom.edges},
+        plan.weights,
+    )
+
+
+class NoiseModel:
+    """The expected squared error of plans.
+
+    Args:
+      atoms: the roundings.
+      energies: the squared error that each makes alone; see `Judgement.energy`.
+      standing: regions that are in FP32 whatever is raised.
+    """
+
+    def __init__(
+        self, atoms: Sequence[Atom], energies: Sequence[float], standing: frozenset[int] = frozenset()
+    ) -> None:
+        self._atoms = tuple(
+            replace(atom, readers=atom.readers - standing) if standing & atom.readers else atom for atom in atoms
+        )
+        self._energies = tuple(energies)
+        self._of: dict[int, list[int]] = {}
+        for number, atom in enumerate(self._atoms):
+            for region in {atom.region, *atom.readers}:
+                self._of.setdefault(region, []).append(number)
+
+    @property
+    def total(self) -> float:
+        """Of the plan that raises nothing."""
+        return math.fsum(self._energies)
+
+    def energy(self, raised: frozenset[int]) -> float:
+        """Of the plan with these regions in FP32."""
+        return math.fsum(e for a, e in zip(self._atoms, self._energies, strict=True) if not _gone(a, raised))
+
+    def saved(self, more: frozenset[int], raised: frozenset[int]) -> float:
+        """What raising more regions takes away, on top of those raised."""
+        after = raised | more
+        touched = {number for region in more for number in self._of.get(region, ())}
+        return math.fsum(
+            self._energies[number]
+            for number in sorted(touched)
+            if _gone(self._atoms[number], after) and not _gone(self._atoms[number], raised)
+        )
+
+    def readers(self, region: int) -> frozenset[int]:
+        """The regions that read what a region hands on."""
+        found = (self._atoms[n].readers for n in self._of.get(region, ()) if self._atoms[n].region == region)
+        return frozenset().union(*found)
+
+    def of_region(self, region: int) -> float:
+        """The energies of a region's atoms."""
+        return math.fsum(self._energies[n] for n in self._of.get(region, ()) if self._atoms[n].region == region)
+
+
+def _gone(atom: Atom, raised: frozenset[int]) -> bool:
+    return atom.region in raised and (not atom.handed_on or atom.readers <= raised)

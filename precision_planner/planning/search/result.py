@@ -1,0 +1,108 @@
+"""What a search decided and found, as plan.json holds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from precision_planner.model import NodeId
+from precision_planner.numerics.metrics import json_number
+from precision_planner.planning.search.evaluate import Decisions
+from precision_planner.planning.search.judge import Judgement
+from precision_planner.planning.search.search import Found
+from precision_planner.planning.search.states import Space
+from precision_planner.typing import Decision
+
+__all__ = ["SearchReport", "report_search"]
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """A search's result.
+
+    Attributes:
+      decisions: node -> precision, for every node that is not simply low; with reasons and evidence.
+      data: JSON-ready, without times, so that the same search gives the same text: {evaluations, stopped, passed,
+        before, after, cost_us, regions}.
+    """
+
+    decisions: Mapping[NodeId, Decision]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def report_search(space: Space, found: Found) -> SearchReport:
+    """Say for every region that is kept, or could have been: the rule, or what the search measured.
+
+    Args:
+      space: of the search.
+      found: its result.
+    """
+    chosen = dict(space.decisions(found.state))
+    regions = []
+    kept, sums = space.kept(found.state), found.contributions
+    for number, region in enumerate(space.regions):
+        without = found.without.get(number)
+        looked_at = sums is not None and number in space.raisable and number not in found.state.brain
+        precision = "bf16" if number in found.state.brain else "fp32" if number in kept else "low"
+        facts: dict[str, Any] = {}
+        if sums is not None and looked_at:
+            facts["share"] = round(sums.share(number), 6)
+            facts["how"] = "measured" if number in sums.measured else "bounded"
+        if without is not None:
+            facts["without"] = _values(without)
+            if sums is not None:
+                facts["expected_without"] = round(sums.expected(found.state.high - {number}), 4)
+        if number in found.state.high:
+            reason = _reason(precision, found.judgement, without, facts.get("expected_without"))
+            for node in region.nodes:
+                if chosen.get(node) != space.base.get(node):
+                    chosen[node] = Decision(chosen[node].precision, reason, None, chosen[node].keep_as, facts)
+        if number in kept or number in found.state.dropped or looked_at:
+            regions.append(
+                {
+                    "region": region.name,
+                    "kind": region.kind,
+                    "nodes": len(region.nodes),
+                    "precision": precision,
+                    "expected": None if sums is None else round(sums.expected(found.state.high), 4),
+                    "cost_us": round(space.costs[number], 3),
+                    "rules": _rules(space.base, region.nodes),
+                    "dropped": number in found.state.dropped,
+                    **facts,
+                }
+            )
+    data = {
+        "evaluations": found.evaluations,
+        "stopped": found.stopped,
+        "passed": found.judgement.passed,
+        "before": _values(found.baseline),
+        "after": _values(found.judgement),
+        "additivity": None if sums is None or not sums.simulated else round(sums.model.total / sums.simulated, 3),
+        "cost_us": round(space.cost(found.state), 3),
+        "regions": regions,
+    }
+    return SearchReport(chosen, data)
+
+
+def _rules(base: Decisions, nodes: tuple[NodeId, ...]) -> list[str]:
+    return sorted({base[node].rule or "" for node in nodes if node in base} - {""})
+
+
+def _values(judgement: Judgement) -> dict[str, Any]:
+    found = {name: json_number(float(f"{value:.6g}")) for name, value in judgement.values.items()}
+    return found if math.isfinite(judgement.energy) else {**found, "nonfinite": True}
+
+
+def _reason(precision: str, judgement: Judgement, without: Judgement | None, expected: float | None) -> str:
+    if without is None:
+        return f"kept in {precision.upper()} by the search, which ended before its worth was measured alone"
+    if not math.isfinite(without.energy):
+        return f"kept in {precision.upper()} by the search: without it an output is not finite"
+    worst = max(judgement.values, key=lambda name: abs(without.values[name] - judgement.values[name]))
+    output, _, metric = worst.rpartition(":")
+    with_it, alone = judgement.values[worst], without.values[worst]
+    said = f"kept in {precision.upper()} by the search: {metric} of '{output}' is {with_it:.3g}, {alone:.3g} without it"
+    # a plan may do better than can be expected of it: it is the expectation that must hold on other inputs
+    return said if not without.passed or expected is None else f"{said} by luck, {expected:.0%} of the bound expected"

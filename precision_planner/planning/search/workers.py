@@ -1,0 +1,152 @@
+"""Evaluations in this process, in several, or on a cluster: one code path over `concurrent.futures.Executor`.
+
+A worker gets a package once: the model and the inputs in a folder, which on a cluster has to lie where all machines see
+it (TMPDIR says where it is made).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precision_planner._extras import require
+from precision_planner.errors import PlanError
+from precision_planner.model import Model
+from precision_planner.planning.search.evaluate import Batches, Evaluator, Question, Setting
+from precision_planner.planning.search.judge import Judgement
+
+__all__ = ["Local", "Package", "Workers", "open_workers"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """An evaluator that can be sent to another process.
+
+    Attributes:
+      folder: holds the model and the inputs.
+      batches: how many inputs.
+      screen: how many of fewer rows; 0: none.
+      setting: of the evaluator.
+      threads: inside an operator.
+    """
+
+    folder: str
+    batches: int
+    screen: int
+    setting: Setting
+    threads: int
+
+    @staticmethod
+    def write(folder: Path, model: Model, batches: Batches, screen: Batches, setting: Setting, threads: int) -> Package:
+        """Write what another process needs."""
+        model.save(folder / "model.onnx", external=True)
+        for number, batch in enumerate([*batches, *screen]):
+            arrays: dict[str, Any] = dict(batch)
+            np.savez(folder / f"{number}.npz", **arrays)
+        return Package(str(folder), len(batches), len(screen), setting, threads)
+
+    def open(self) -> Evaluator:
+        """The evaluator, in another process."""
+        place, batches = Path(self.folder), []
+        for number in range(self.batches + self.screen):
+            with np.load(place / f"{number}.npz") as file:
+                batches.append(dict(file))
+        model, few = Model.load(place / "model.onnx"), batches[self.batches :]
+        return Evaluator(model, batches[: self.batches], self.setting, screen=few or None, threads=self.threads)
+
+
+_opened: dict[str, Evaluator] = {}
+"""The evaluators of a worker process, by folder."""
+
+
+def work(package: Package, question: Question) -> Judgement:
+    """One evaluation in a worker."""
+    if package.folder not in _opened:
+        _opened[package.folder] = package.open()
+    return _opened[package.folder].answer(question)
+
+
+class Local:
+    """Evaluations one after the other, in this process."""
+
+    jobs = 1
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    def __call__(self, questions: Sequence[Question]) -> list[Judgement]:
+        """Answer questions."""
+        return [self._evaluator.answer(question) for question in questions]
+
+
+class Workers:
+    """Evaluations side by side, by an executor.
+
+    Attributes:
+      jobs: how many at once.
+    """
+
+    def __init__(self, executor: Executor, package: Package, jobs: int) -> None:
+        self._executor, self._package, self.jobs = executor, package, jobs
+
+    def __call__(self, questions: Sequence[Question]) -> list[Judgement]:
+        """Answer questions; the answers come in their order, whichever is ready first."""
+        futures = [self._executor.submit(work, self._package, question) for question in questions]
+        return [future.result() for future in futures]
+
+
+@contextmanager
+def open_workers(
+    evaluator: Evaluator, batches: Batches, screen: Batches = (), *, jobs: int = 1, scheduler: str | None = None
+) -> Iterator[Local | Workers]:
+    """What evaluates for a search.
+
+    Args:
+      evaluator: of this process.
+      batches: its inputs.
+      screen: those of fewer rows.
+      jobs: processes; 1 evaluates in this one, with all cores inside an operator.
+      scheduler: address of a dask.distributed scheduler, whose workers are used instead.
+
+    Raises:
+      MissingExtraError: a scheduler without the extra `cluster`.
+      PlanError: fewer than one job, or a scheduler that does not answer.
+    """
+    if jobs < 1:
+        raise PlanError(f"{jobs} jobs cannot evaluate anything; give at least 1")
+    if jobs == 1 and scheduler is None:
+        yield Local(evaluator)
+        return
+    model, setting = evaluator.runner.model, evaluator.setting
+    with tempfile.TemporaryDirectory(prefix="precision-planner-") as place:
+        folder = Path(place)
+        if scheduler is not None:
+            with _cluster(scheduler) as (executor, workers):
+                yield Workers(executor, Package.write(folder, model, batches, screen, setting, 0), max(1, workers))
+            return
+        package = Package.write(folder, model, batches, screen, setting, max(1, (os.cpu_count() or 1) // jobs))
+        # not by fork: onnxruntime's threads would not be there in the child
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            yield Workers(pool, package, jobs)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[tuple[Executor, int]]:
+    distributed = require("distributed", extra="cluster", purpose="evaluating on a cluster")
+    try:
+        client = distributed.Client(address, timeout="20s")
+    except (OSError, ValueError) as error:
+        raise PlanError(f"no dask scheduler answers at {address} ({error}); start one, or use --jobs") from error
+    try:
+        yield client.get_executor(), len(client.ncores())
+    finally:
+        client.close()
