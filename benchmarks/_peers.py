@@ -7,6 +7,7 @@ loading, converting and saving (imports not counted), wall seconds, and the peak
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -46,6 +47,15 @@ def modelopt_autocast(source: str, target: str) -> None:
     onnx.save(convert_to_mixed_precision(source, keep_io_types=True), target)
 
 
+def modelopt_autocast_calibrated(source: str, target: str) -> None:
+    """The same on the inputs.npz beside the model."""
+    import onnx
+    from modelopt.onnx.autocast import convert_to_mixed_precision
+
+    inputs = os.path.join(os.path.dirname(source), "inputs.npz")
+    onnx.save(convert_to_mixed_precision(source, keep_io_types=True, calibration_data=inputs), target)
+
+
 def planner(source: str, target: str) -> None:
     from precision_planner.rewriting import rewrite
 
@@ -63,6 +73,7 @@ IMPORTS = {
     "onnxconverter_common": "import onnx; from onnxconverter_common import float16",
     "onnxruntime_float16": "import onnx; from onnxruntime.transformers import float16",
     "modelopt_autocast": "import onnx; from modelopt.onnx.autocast import convert_to_mixed_precision",
+    "modelopt_autocast_calibrated": "import onnx; from modelopt.onnx.autocast import convert_to_mixed_precision",
     "planner": "from precision_planner.rewriting import rewrite",
     "planner_verified": "from precision_planner.rewriting import rewrite; import onnxruntime",
 }

@@ -5,8 +5,8 @@
     engine.py run CASE KIND OUT         measures it, and prints RESULT {...}
 
 CASE is a folder made by cases.py: model.onnx (FP32, as exported), inputs.npz, expected.npz, plan/, plan-NAME/.
-KIND: fp32 (TF32 off), tf32, fp16 (--fp16 alone), fp16-fused (--fp16 on the plan's fused model), plan, plan-NAME (by
-the build.py of that folder).
+KIND: fp32 (TF32 off), tf32, fp16 (--fp16 alone), half (every layer and output held to FP16), fp16-fused (--fp16 on the
+plan's fused model), plan, plan-NAME (by the build.py of that folder).
 
 Runs under Python 3.8 to 3.10 with tensorrt, polygraphy and numpy; imports nothing of the planner. A process of its own
 per engine, because TensorRT keeps the first logger it is given; building and running apart, so that several engines can
@@ -38,6 +38,20 @@ class Log(trt.ILogger):
         self.file.write("[%s] %s\n" % (str(severity).rsplit(".", 1)[-1], message))
 
 
+def force_half(network):
+    """Set precision and output types of every layer that computes floats to FP16."""
+    left = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.CAST)  # nothing computed, or a type of its own
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        if layer.type in left:
+            continue
+        outputs = [n for n in range(layer.num_outputs) if layer.get_output(n).dtype == trt.float32]
+        if outputs:
+            layer.precision = trt.float16
+        for output in outputs:
+            layer.set_output_type(output, trt.float16)
+
+
 def build_plain(path, kind, arrays, log):
     """The engine of a model without a plan."""
     builder = trt.Builder(log)
@@ -50,8 +64,12 @@ def build_plain(path, kind, arrays, log):
     config.clear_flag(trt.BuilderFlag.TF32)
     if kind == "tf32":
         config.set_flag(trt.BuilderFlag.TF32)
-    if kind.startswith("fp16"):
+    if kind == "half":
+        force_half(network)
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    if kind == "half" or kind.startswith("fp16"):
         config.set_flag(trt.BuilderFlag.FP16)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspector
     profile = builder.create_optimization_profile()
     for number in range(network.num_inputs):
         tensor = network.get_input(number)
