@@ -72,6 +72,27 @@ def progress(description: str, total: float | None = None) -> Iterator[Callable[
         yield lambda steps: bar.advance(task, steps)
 
 
+@contextlib.contextmanager
+def work(description: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done while the block runs, if stderr is a terminal and -q was not given.
+
+    Args:
+      description: of the whole.
+
+    Yields:
+      A function that takes what is being done now.
+    """
+    if verbosity() < 0 or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=stderr_console(), transient=True) as bar:
+        task = bar.add_task(description)
+        yield lambda text: bar.update(task, description=f"{description}: {text}")
+
+
 def write_result(text: str, destination: str | Path) -> None:
     """Write a result to a file, or to stdout for `-`; a file appears whole or not at all.
 

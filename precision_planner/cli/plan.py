@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from precision_planner.cli.options import fusion_kinds, graph_options
 @click.option(
     "--tolerance", multiple=True, metavar="[OUTPUT:]METRIC=VALUE", help="What the prediction must meet; else exit 1."
 )
+@click.option("--metric", multiple=True, metavar="FILE.py:FN", help="Your own metric of (reference, candidate).")
+@click.option(
+    "--budget", metavar="N|SECONDSs", help="Evaluations, or seconds as in 90s, of the search.  [default: 400]"
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Evaluations at once.")
+@click.option("--scheduler", metavar="ADDRESS", help="Evaluate on the workers of this dask scheduler.")
 @click.option("--headroom", type=float, default=4.0, show_default=True, help="Keep what comes closer to the limit.")
 @click.option("--policy", type=click.Choice(["auto", "rules", "torch-amp"]), default="auto", show_default=True)
 @click.option("--rules", multiple=True, metavar="DIR", help="A folder of further rules.")
@@ -41,9 +48,12 @@ from precision_planner.cli.options import fusion_kinds, graph_options
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 def command(model: str, output: str, json_path: str | None, force: bool, **options: Any) -> int:
     """Decide MODEL's precision for a build target, predict the result, and write a folder that builds it."""
-    from precision_planner.cli.console import progress, stdout_console, write_result
+    from precision_planner.cli.console import stdout_console, work, write_result
+    from precision_planner.cli.diff import own_metrics
+    from precision_planner.cli.signals import stop_on_signals
     from precision_planner.emitting.folder import check_folder
-    from precision_planner.pipeline import plan
+    from precision_planner.pipeline import SearchRequest, plan
+    from precision_planner.planning.search import parse_budget
     from precision_planner.rewriting.plugins import parse_plugins
 
     folder = Path(output)
@@ -60,7 +70,9 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         "plugins": libraries,
     }
     del options["workspace"]
-    with progress(f"planning {model}"):
+    budget, jobs, scheduler = (options.pop(name) for name in ("budget", "jobs", "scheduler"))
+    search = SearchRequest(parse_budget(budget), jobs, scheduler, own_metrics(options.pop("metric")))
+    with work(f"planning {model}") as say, stop_on_signals() as stop:
         planned = plan(
             model,
             fuse=fusion_kinds(options),
@@ -72,6 +84,8 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
             calibrate=not options.pop("no_calibrate"),
             verify=not options.pop("no_verify"),
             build=build,
+            search=replace(search, stop=stop),
+            progress=say,
             **options,
         )
         written = planned.save(folder, force=force)
@@ -96,6 +110,36 @@ def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | No
     return shapes
 
 
+def _render_search(found: Any, console: Any) -> None:
+    """What the search did: how many evaluations, what it kept and what that is worth."""
+    if not found:
+        return
+    from rich.table import Table
+
+    said = f"search: {found['evaluations']} evaluations"
+    if found["stopped"]:
+        said += f" ({found['stopped']}; this is the best plan so far)"
+    console.print(f"{said}; {_metrics(found['before'])} by the rules, {_metrics(found['after'])} now", soft_wrap=True)
+    dropped = [region["region"] for region in found["regions"] if region["dropped"]]
+    if dropped:
+        console.print(f"not needed, though rules keep it: {', '.join(dropped)}", soft_wrap=True)
+    kept = [region for region in found["regions"] if region["precision"] != "low" and not region["dropped"]]
+    if not kept:
+        return
+    table = Table("region", "kept in", "share of error", "without it", box=None, pad_edge=False, show_edge=False)
+    for region in kept:
+        share = f"{region['share']:.1%}, {region['how']}" if "share" in region else ", ".join(region["rules"])
+        without = _metrics(region["without"]) if "without" in region else "not measured"
+        table.add_row(region["region"], region["precision"].upper(), share, without)
+    console.print(table)
+
+
+def _metrics(values: Any) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
+
+
 def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> None:
     """The plan in the terminal: the verdict first."""
     made = planned.plan
@@ -107,6 +151,7 @@ def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> No
         console.print(
             f"repaired: {repair['repair']} ({repair['rule']}) at {', '.join(repair['nodes'])}", soft_wrap=True
         )
+    _render_search(made.search, console)
     if made.kept:
         console.print("kept in FP32:")
     groups: dict[tuple[str, str], list[Any]] = {}

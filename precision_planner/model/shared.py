@@ -53,6 +53,10 @@ class TensorPool:
         self._values.clear()
         self._folder.cleanup()
 
+    def __len__(self) -> int:
+        """How many weights are held."""
+        return len(self._values)
+
     def of(self, model: Model, tensor: onnx.TensorProto) -> Value:
         """The value of a stored tensor."""
         key = marker_key(tensor)

@@ -156,7 +156,7 @@ class Cut:
                     crossing[between] += weight if between == at + 1 else -weight
         for at in range(1, end + 1):
             crossing[at] += crossing[at - 1]
-        bounds, reach = [0], max(1, size // _WINDOW)
+        bounds, reach = [0], size // _WINDOW
         while end - bounds[-1] > size + reach:
             middle = bounds[-1] + size
             place = min(range(middle - reach, middle + reach + 1), key=lambda at: (crossing[at], abs(at - middle)))

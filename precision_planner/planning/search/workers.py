@@ -127,6 +127,8 @@ def open_workers(
         yield Local(evaluator)
         return
     model, setting = evaluator.runner.model, evaluator.setting
+    if setting.own:
+        raise PlanError("one's own metric runs in this process only; leave out --jobs and --scheduler")
     with tempfile.TemporaryDirectory(prefix="precision-planner-") as place:
         folder = Path(place)
         if scheduler is not None:
