@@ -164,6 +164,14 @@ def decomposed_norms(model: onnx.ModelProto) -> list[dict[str, str]]:
     return [steps for steps in groups.values() if {"Sub", "Pow", "Sqrt", "Div"} <= steps.keys()]
 
 
+def pack(out: Path) -> None:
+    """Write the list of jobs, and the archive to carry."""
+    made = [json.loads(path.read_text()) for path in sorted(out.glob("*/case.json"))]
+    (out / "jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for about in made for job in jobs_of(about)))
+    with tarfile.open(out.with_suffix(".tar.gz"), "w:gz") as archive:
+        archive.add(out, ".")
+
+
 def main(arguments: list[str]) -> None:
     """Make the cases named, or all; a case that cannot be made must not cost the others."""
     out = Path(arguments[0])
@@ -181,10 +189,7 @@ def main(arguments: list[str]) -> None:
         size = sum(f.stat().st_size for f in (out / name).iterdir()) / 1e6
         seconds = time.perf_counter() - start
         print(f"{name}: {said}, norms {about['expected_norms']}, {size:.2f} MB, {seconds:.0f} s", flush=True)
-    made = [json.loads(path.read_text()) for path in sorted(out.glob("*/case.json"))]
-    (out / "jobs.jsonl").write_text("".join(json.dumps(job) + "\n" for about in made for job in jobs_of(about)))
-    with tarfile.open(out.with_suffix(".tar.gz"), "w:gz") as archive:
-        archive.add(out, ".")
+    pack(out)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ STEPS = {
 """Parts of a decomposed SegFormer that are kept in FP32, one part an engine: regular expressions on layer names."""
 
 
+SLOW = ("massive", "ffn", "segformer", "segformer-small")
+"""Begun first: their builds are long, or others wait for what they show."""
+
+
 def jobs_of(case: dict[str, Any]) -> list[dict[str, Any]]:
     """The engines of a case: plain FP32, --fp16, everything forced to half; the diagnosis of a SegFormer.
 
@@ -37,8 +41,7 @@ def jobs_of(case: dict[str, Any]) -> list[dict[str, Any]]:
     must be above 0.01), first_bad (mark the steps of the first bad norm that job `first_bad` found).
     """
     name = case["case"]
-    hard = name in ("massive", "ffn") or name.startswith("segformer")
-    first = 0 if hard else 2
+    first = 0 if name in SLOW else 2
     jobs = [
         {"id": f"{name}.{kind}", "case": name, "kind": kind, "priority": priority}
         for kind, priority in (("fp16", first), ("half", first), ("fp32", 3))

@@ -168,7 +168,7 @@ class Work:
                         print("not prepared: %s: %s" % (subject, said), flush=True)
             else:
                 path = os.path.join(self.out, "jobs", name + ".json")
-                limit = min(float(os.environ.get("LIMIT", 150)), self.left())
+                limit = min(float(os.environ.get("LIMIT", 200)), self.left())
                 code, said = self.call(["build", json.dumps(subject), self.work, os.path.join(self.out, "jobs")], limit)
                 result = {
                     "id": name,
