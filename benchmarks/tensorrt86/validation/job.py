@@ -156,7 +156,9 @@ def adjuster(job, relaxed, mode, note):
 
 def named_in(text, names):
     """The layers that an error message names."""
-    return {name for name in names if name and re.search(r"(?<![\w/.])" + re.escape(name) + r"(?![\w/.])", text)}
+    return {
+        name for name in names if name and re.search(r"(?<![\w/.])" + re.escape(name) + r"(?![\w/]|\.[\w/.])", text)
+    }
 
 
 def build_engine(job, folder, log_path, log, note):

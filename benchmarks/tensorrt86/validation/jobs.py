@@ -17,13 +17,14 @@ STEPS = {
     "norms": r".*norm.*/(ReduceMean|Sub|Pow|ReduceMean_1|Add|Sqrt|Div|Mul|Add_1)",
     "patch-norms": r".*patch_embeddings.*norm.*/.*",
     "reduction-norms": r".*attention.*norm.*/.*",
-    "stage-norms": r".*encoder/layer_norm.*/.*",
+    "stage-norms": r".*stages\.\d+/layer_norm/.*",
+    "block-norms": r".*blocks.*/layernorm_.*",
     "head": r".*decode_head.*",
     "convolutions": r".*/Conv",
     "products": r".*/MatMul(_\d+)?",
     "softmax": r".*/Softmax",
-    "gelu": r".*intermediate_act_fn.*",
-    "residuals": r".*block.*/block[^/]*/Add(_\d+)?",
+    "gelu": r".*activation_fn.*",
+    "residuals": r".*blocks\.\d+/Add(_1)?",
     "all-but-norms": r"(?!.*norm).*",
 }
 """Parts of a decomposed SegFormer that are kept in FP32, one part an engine: regular expressions on layer names."""

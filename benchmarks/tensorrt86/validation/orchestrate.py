@@ -19,6 +19,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 JOB = os.path.join(HERE, "job.py")
 LARGE = 0.01
 """Relative error from which a diagnosis is worth its engines."""
+PREPARERS = 8
+"""Cases prepared at once: the others build what is ready."""
 DIAGNOSED = 2
 """Models diagnosed in full; each costs some thirty engines."""
 
@@ -34,7 +36,7 @@ class Work:
         self.lock = threading.Condition()
         self.results, self.prepared, self.failed, self.running = {}, set(), {}, set()
         self.diagnosed, self.done_before = [], set()
-        self.pending = []
+        self.pending, self.preparing = [], 0
         earlier = os.path.join(cases, "done.jsonl")
         if os.path.exists(earlier):
             with open(earlier, encoding="utf-8") as file:
@@ -91,9 +93,9 @@ class Work:
 
     def take(self):
         """("prepare", case), ("build", job), or None when nothing is ready now."""
-        if self.to_prepare:
-            case = self.to_prepare.pop(0)
-            return "prepare", case
+        if self.to_prepare and self.preparing < PREPARERS:
+            self.preparing += 1
+            return "prepare", self.to_prepare.pop(0)
         for place, (_, _, job) in enumerate(self.pending):
             if self.is_ready(job):
                 del self.pending[place]
@@ -161,6 +163,7 @@ class Work:
                 limit = min(120, self.left())
                 code, said = self.call(["prepare", os.path.join(self.cases, subject), self.work], limit)
                 with self.lock:
+                    self.preparing -= 1
                     if code == 0:
                         self.prepared.add(subject)
                     else:
