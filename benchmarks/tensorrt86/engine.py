@@ -52,8 +52,9 @@ def force_half(network):
             layer.set_output_type(output, trt.float16)
 
 
-def build_plain(path, kind, arrays, log):
-    """The engine of a model without a plan."""
+def build_plain(path, kind, arrays, log, adjust=None):
+    """The engine of a model without a plan; `adjust(network, config)` may change both before it is built."""
+    trt.init_libnvinfer_plugins(log, "")  # 8.6.0 parses InstanceNormalization as a plugin
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     parser = trt.OnnxParser(network, log)
@@ -77,6 +78,8 @@ def build_plain(path, kind, arrays, log):
             shape = arrays[tensor.name].shape
             profile.set_shape(tensor.name, (1, *shape[1:]), shape, shape)
     config.add_optimization_profile(profile)
+    if adjust is not None:
+        adjust(network, config)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise SystemExit("TensorRT built no engine; its log says why")
