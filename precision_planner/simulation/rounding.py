@@ -148,21 +148,49 @@ class _Writer:
         return stored_tensor(name, tuple(tensor.dims), TensorProto.FLOAT, self.store.add(payload))
 
 
-def round_weights(x: np.ndarray, elem_type: int, policy: Overflow) -> np.ndarray:
-    """`precision_planner.numerics.round_to_format` of float32 weights, by numpy's own conversion: five times faster.
+ROUNDED_AT_ONCE = 1 << 15
+"""Elements of a weight rounded at a time, so that the temporaries stay in the cache."""
 
-    Saturation changes only what became 0 or infinite, so it is looked for there alone.
+
+def round_weights(x: np.ndarray, elem_type: int, policy: Overflow) -> np.ndarray:
+    """`precision_planner.numerics.round_to_format` of float32 weights, ten times faster.
+
+    What the format holds as a normal number is rounded on its bits (half an ulp, less one if the last kept bit is
+    even, is added, and the rest cut off); the few other elements by numpy's own conversion.
     """
+    fmt = FORMATS[FORMAT_NAMES[elem_type]]
+    drop = 23 - fmt.fraction_bits
+    smallest = int(np.float32(fmt.smallest_normal).view(np.uint32))
+    normal = int(np.float32(fmt.overflow_from).view(np.uint32)) - smallest
+    flat = np.ascontiguousarray(x).reshape(-1)
+    out = np.empty_like(flat)
+    work = np.empty(min(ROUNDED_AT_ONCE, flat.size), np.uint32)
+    for start in range(0, flat.size, ROUNDED_AT_ONCE):
+        part = flat[start : start + ROUNDED_AT_ONCE]
+        bits, into, temp = part.view(np.uint32), out[start : start + ROUNDED_AT_ONCE], work[: part.size]
+        np.right_shift(bits, drop, out=temp)
+        np.bitwise_and(temp, 1, out=temp)
+        np.add(temp, (1 << (drop - 1)) - 1, out=temp)
+        np.add(temp, bits, out=temp)
+        np.bitwise_and(temp, 0xFFFFFFFF << drop & 0xFFFFFFFF, out=into.view(np.uint32))
+        np.bitwise_and(bits, 0x7FFFFFFF, out=temp)
+        np.subtract(temp, smallest, out=temp)  # what is smaller wraps around, and so is past the end too
+        other = temp >= normal
+        if other.any():
+            into[other] = _convert(part[other], elem_type, policy)
+    return out.reshape(x.shape)
+
+
+def _convert(x: np.ndarray, elem_type: int, policy: Overflow) -> np.ndarray:
+    """By numpy's conversion; saturation changes only what became 0 or infinite."""
     fmt = FORMATS[FORMAT_NAMES[elem_type]]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         y = x.astype(numpy_dtype(elem_type)).astype(np.float32)
     if policy == "saturate":
         gone = (y == 0) & (x != 0)
-        if gone.any():
-            y = np.where(gone, np.copysign(np.float32(fmt.smallest_subnormal), x), y)
+        y = np.where(gone, np.copysign(np.float32(fmt.smallest_subnormal), x), y)
         lost = np.isinf(y) & np.isfinite(x)
-        if lost.any():
-            y = np.where(lost, np.copysign(np.float32(fmt.max_finite), x), y)
+        y = np.where(lost, np.copysign(np.float32(fmt.max_finite), x), y)
     return y
 
 

@@ -75,7 +75,7 @@ class BlockRunner:
         self.index = GraphIndex(self.model.proto)
         self.stats = RunnerStats()
         self._cut = Cut(self.model, self.index, block_nodes)
-        self._batches = [{name: as_value(np.ascontiguousarray(array)) for name, array in b.items()} for b in batches]
+        self._batches = [{name: as_value(np.asarray(array, order="C")) for name, array in b.items()} for b in batches]
         self._threads = threads
         self._cache_bytes = cache_bytes
         self._pool = TensorPool()
@@ -149,9 +149,9 @@ class BlockRunner:
                 return {**known, **passed}
             passed[at] = dict(alive)
             block = self._cut.blocks[at]
-            session = self._session(at, plan, signatures[at], alive)
             self.stats.blocks_run += 1
-            alive.update(session.run(alive) if block.outputs else {})
+            if block.outputs:  # else nobody wants anything of it, and onnxruntime refuses a model without values
+                alive.update(self._session(at, plan, signatures[at], alive).run(alive))
             for name in block.dying:
                 del alive[name]
         passed[self.blocks] = alive
