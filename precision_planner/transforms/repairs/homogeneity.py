@@ -71,6 +71,9 @@ class Facts(Protocol):
     def is_wide(self, value: str) -> bool:
         """Whether it was measured beyond what is wanted."""
 
+    def goes_through(self, value: str) -> bool:
+        """Whether the result of a product is to be taken along for its own sake."""
+
     def amax(self, value: str) -> float:
         """The largest magnitude measured, 0 where nothing was."""
 
@@ -226,7 +229,7 @@ def _product(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
         found.gives[0] = total
         return found
     constants = [slot for slot in (0, 1) if facts.is_constant(node.input[slot])]
-    if constants and not total:
+    if constants and not total and not facts.is_wide(node.input[1 - constants[0]]):
         found.weight, found.role = constants[0], "writer"
         return found
     # the larger factor is the one that takes the power; the divisor never does
@@ -251,11 +254,14 @@ def _gemm(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
     found = Treatment(needs={slot: degree for slot, degree in degrees.items() if degree})
     if node.op_type in GEMMS:
         found.weight = next((slot for slot in (1, 0) if facts.is_constant(node.input[slot])), -1)
-    wanted = forced or (total != 0 and facts.is_wide(node.output[0]))
+    wanted = forced or (total != 0 and facts.goes_through(node.output[0]))
     if wanted and total == 0:
-        found.role = "writer"
-        return found
-    if not wanted and total:
+        wide = next((slot for slot in factors if facts.is_wide(node.input[slot])), -1)
+        if wide < 0:
+            found.role = "writer"
+            return found
+        found.needs[wide] = total = 1  # what makes it wide is wide already: that comes along
+    elif not wanted and total:
         found.role = "reader"
     found.gives[0] = total
     found.offers[0] = 1 if wanted else 0

@@ -44,8 +44,14 @@ def plan(site: Site) -> Edit | str:
     if site.scope.kind != "main":
         return "it lies in a nested body or a local function, where no value is measured"
     seeds = [output for place in map(site.place, site.nodes) if place for output in place[0].nodes[place[1]].output[:1]]
+    planned = _plan(site, seeds, through=True)
+    # what a product of the stream makes of itself is no reason to leave the stream as it is
+    return _plan(site, seeds, through=False) if isinstance(planned, str) else planned
+
+
+def _plan(site: Site, seeds: list[str], through: bool) -> Edit | str:
     headroom = float(site.parameters.get("headroom", 4.0))
-    stream = Stream(site, headroom)
+    stream = Stream(site, headroom, through)
     refusal = stream.grow(seeds)
     if refusal:
         return refusal

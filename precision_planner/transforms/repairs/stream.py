@@ -30,10 +30,12 @@ class Stream:
     Args:
       site: gives the graph and what was measured.
       headroom: what was asked for, as a factor below the largest finite value.
+      through: whether products of the stream that are past the limit themselves are taken along too.
     """
 
-    def __init__(self, site: Site, headroom: float) -> None:
+    def __init__(self, site: Site, headroom: float, through: bool = True) -> None:
         self.site = site
+        self._through = through
         self.scope: Scope = site.scope
         self.treatments: dict[int, Treatment] = {}
         self._limit = FP16.max_finite / headroom
@@ -70,8 +72,14 @@ class Stream:
         """Whether it was measured beyond the headroom."""
         return self.amax(value) > self._limit
 
+    def goes_through(self, value: str) -> bool:
+        """Whether the result of a product is to be taken along for its own sake."""
+        return self._through and self.amax(value) > FP16.max_finite
+
     def amax(self, value: str) -> float:
-        """The largest magnitude measured, 0 where nothing was."""
+        """The largest magnitude measured, 0 where nothing was; a constant is no activation, measured or not."""
+        if self.is_constant(value):
+            return 0.0
         return self.site.amax.get((self.scope.path, value), 0.0)
 
     def elem_type(self, value: str) -> int:

@@ -71,6 +71,9 @@ class StreamWriter:
         self._edit.note = f"2^-{self._power} on {held} values; {scaled} constants scaled, {count} Mul inserted"
         return self._edit
 
+    def _treated(self, position: int) -> Treatment:
+        return self._treatments.get(position, Treatment())
+
     # -- who wants what ---------------------------------------------------------------------------------------------
 
     def _demand(self) -> None:
@@ -91,8 +94,7 @@ class StreamWriter:
         if value in scope.captures or value in scope.body_outputs:
             return "a nested body reads it"
         for use in scope.consumers(value):
-            treatment = self._treatments.get(use.position)
-            if treatment is None or not treatment.needs.get(use.slot):
+            if not self._treated(use.position).needs.get(use.slot):
                 return f"{scope.nodes[use.position].op_type} needs it as it is"
         return ""
 
@@ -103,6 +105,9 @@ class StreamWriter:
             degree = self._raw.get(value, 0)
             if amax <= FP16.max_finite:
                 continue
+            producer = self._scope.producer(value)
+            if producer is not None and self._treated(producer).role == "reader":
+                continue  # it overflows by itself, with the stream rescaled or not
             if degree and 0 in self._wanted.get(value, ()):
                 return f"{value} reaches {amax:.4g} and {self._original_reader(value)}"
             node = self._scope.producer_node(value)
