@@ -31,6 +31,7 @@ from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
 
+RESCALE = "rescale_stream"
 MAX_GOLDEN = 3
 """Cases kept for verify.py: the smallest, usual and longest shape."""
 
@@ -107,6 +108,7 @@ def plan(
     surgery: str | None = None,
     fuse: Sequence[str] = ("layernorm",),
     verify: bool = True,
+    without: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> PlannedModel:
@@ -134,6 +136,8 @@ def plan(
       surgery: "FILE.py[:FUNCTION]", run first.
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
+      without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
+        `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
       progress: called with what is being done.
       options: those of `rewrite`: keep_fp32, keep_bf16, only_low, keep_as, io_types, int32_inputs, weights, plugins.
 
@@ -143,6 +147,16 @@ def plan(
     """
     say = progress or (lambda text: None)
     chosen = get_target(target)
+
+    def again(**changes: Any) -> PlannedModel:
+        given = dict(
+            target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
+            rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
+            max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
+            without=without, progress=progress, **options,
+        )  # fmt: skip
+        return plan(source, **{**given, **changes})
+
     _check_target(chosen, precision, options)
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
@@ -166,6 +180,7 @@ def plan(
         only=only,
         disable=disable,
         fuse=fuse,
+        without=without,
     )
     say("typing the graph")
     result = rewrite(
@@ -185,15 +200,14 @@ def plan(
         built = _weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
         constrained, mixed = _constrained(result, built)
         if mixed and target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
-            return plan(
-                source, target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom,
-                policy=policy, rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
-                max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=(), verify=verify,
-                progress=progress, **{**options, "keep_as": "island", "keep_fp32": _with_norms(options)},
-            )  # fmt: skip
+            return again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds)
+    if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
+        other = again(without=(*without, RESCALE))
+        if other.passed:
+            return other
     return PlannedModel(
         plan=PrecisionPlan(
             model=_model_facts(original),
@@ -226,6 +240,10 @@ def plan(
         golden=golden,
         diff=difference,
     )
+
+
+def _rescaled(repairs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(entry["repair"] == RESCALE for entry in repairs)
 
 
 def _check_target(target: Target, precision: str, options: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from precision_planner.planning.repairing import carry_out
 from precision_planner.planning.selectors import pattern_kinds
 from precision_planner.rules import Evaluation, Evidence, Finding, RuleBook, evaluate, load_rulebook
 from precision_planner.rules.findings import json_value
+from precision_planner.transforms.repairs import REPAIRS
 from precision_planner.typing import Decision
 
 ROUNDS = 3
@@ -56,6 +57,7 @@ def decide(
     only: Sequence[str] = (),
     disable: Sequence[str] = (),
     fuse: Sequence[str] = ("layernorm",),
+    without: Sequence[str] = (),
 ) -> Choice:
     """Ask the rules about a model and resolve what they propose.
 
@@ -73,6 +75,7 @@ def decide(
       only: ids or tags of the only rules asked.
       disable: ids or tags of rules not asked.
       fuse: pattern kinds or categories that may be fused.
+      without: repairs that are not applied.
     """
     rulebook = load_rulebook(rules)
     # the user's own selectors are applied by `rewrite`, where they win over every decision
@@ -82,8 +85,8 @@ def decide(
         evidence = collect_evidence(subject, inputs=inputs, precision=precision, target=target, headroom=headroom)
         return evidence, *judge(evidence)
 
-    def judge(evidence: Evidence, repair: bool = True) -> tuple[Evaluation, Resolution]:
-        evaluation = evaluate(rulebook, evidence, only=only, disable=disable, policy=policy, repair=repair)
+    def judge(evidence: Evidence, without: Collection[str] = without) -> tuple[Evaluation, Resolution]:
+        evaluation = evaluate(rulebook, evidence, only=only, disable=disable, policy=policy, without=without)
         return evaluation, resolve(evaluation, evidence, choices, policy=policy)
 
     evidence, evaluation, resolution = ask(model)
@@ -96,7 +99,7 @@ def decide(
         model, repairs = repaired.model, (*repairs, *repaired.entries)
         evidence, evaluation, resolution = ask(model)
     if resolution.repairs:  # tried and not to be had: what the rules propose instead
-        evaluation, resolution = judge(evidence, repair=False)
+        evaluation, resolution = judge(evidence, without=REPAIRS)
     decisions = {**_normalizations(evidence, evaluation, resolution), **resolution.decisions}
     return Choice(model, decisions, findings, repairs, evidence, rulebook)
 

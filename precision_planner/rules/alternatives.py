@@ -68,8 +68,8 @@ def _refusal(
     if spec.kind == "fuse":
         match = subject.match
         return "" if match is not None and match.fusable else (match.reason if match is not None else "no pattern")
-    if spec.repair and not world.repair:
-        return "repairs are not asked for"
+    if spec.repair in world.without:
+        return "not asked for"
     if spec.repair:
         source = world.source
         site = Site(

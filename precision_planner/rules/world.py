@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,12 +36,12 @@ class World:
 
     Args:
       source: the graph and what was measured.
-      repair: whether repairs may be proposed.
+      without: repairs that may not be proposed.
     """
 
-    def __init__(self, source: FactSource, repair: bool = True) -> None:
+    def __init__(self, source: FactSource, without: Collection[str] = ()) -> None:
         self.source = source
-        self.repair = repair
+        self.without = frozenset(without)
         self._types: TypeTable = source.types
         self._extremes: dict[ValueKey, tuple[float | None, float] | None] = {}
         self._small: dict[ValueKey, np.ndarray[Any, Any] | None] = {}

@@ -13,6 +13,7 @@ from precision_planner.planning.policy import Choices, resolve
 from precision_planner.rules import Evidence, evaluate, load_rulebook
 from precision_planner.rules.cases.builders import BUILDERS
 from precision_planner.rules.cases.runner import model_census
+from precision_planner.transforms.repairs import REPAIRS
 from tests.rules.oracle import measure
 
 BOOK = load_rulebook()
@@ -36,7 +37,7 @@ def parse(body):
 
 
 def resolved(facts, choices=None, *, policy="auto", only=(), repair=True):
-    evaluation = evaluate(BOOK, facts, policy=policy, only=only, repair=repair)
+    evaluation = evaluate(BOOK, facts, policy=policy, only=only, without=() if repair else REPAIRS)
     return resolve(evaluation, facts, choices, policy=policy)
 
 

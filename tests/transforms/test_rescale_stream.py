@@ -14,6 +14,7 @@ import precision_planner as pp
 from precision_planner.model import Model, NodeId
 from precision_planner.transforms.repairs import REPAIRS, RepairRequest, apply_repairs
 from precision_planner.transforms.repairs.powers import cast_error, keeps_fp16
+from tests.gates import assert_gates
 from tests.rules import oracle
 from tests.transforms import stream_models
 from tests.transforms.stream_models import ACTIVATIONS, LINEARS, NORMS, READS, Spec
@@ -394,3 +395,13 @@ def test_what_fp16_makes_of_a_scaled_channel_is_measured_as_numpy_rounds(power):
     assert cast_error(weight, 1, power) == pytest.approx(expected, rel=1e-6)
     assert cast_error(np.ascontiguousarray(weight.T), 0, power) == pytest.approx(expected, rel=1e-6)
     assert keeps_fp16(weight, 1, power) == (expected <= 2.0**-11)
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_rescaled_network_passes_the_gates(pre_norm):
+    spec = Spec(seed=5, pre_norm=pre_norm, attention=True, shared=True, read="skip", constant_nodes=True)
+    (proto, watched), inputs = stream_models.build(spec), rows(spec)
+    result = rescale(proto, inputs, *overflowing(proto, inputs, watched))
+    assert result.applied
+    assert_gates(result.model.to_proto())

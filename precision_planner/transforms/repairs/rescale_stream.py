@@ -8,6 +8,10 @@ the smallest with which the largest value measured leaves the headroom asked for
 In float32 this is exact to the last bit: a power of two changes no fraction, sums and products round alike. Only what
 leaves the normal range, below 2^-126 after scaling, is not; epsilons are kept from that by refusing.
 
+It does not give more bits than FP16 has: of a channel at 120,000 the last one is 64 at any scale, and a normalization
+that takes the mean of the row spreads that over channels near 1. FP32 keeps those bits; a plan that misses its
+tolerance after this repair is made without it.
+
 A weight is scaled if it is as good in FP16 afterwards, channel by channel. Where small values would be lost, the
 product is scaled by a Mul instead, or, if the product itself is what overflows, the activation that goes into it.
 
