@@ -35,6 +35,7 @@ from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
 
+RESCALE = "rescale_stream"
 MAX_GOLDEN = 3
 """Cases kept for verify.py: the smallest, usual and longest shape."""
 
@@ -112,6 +113,7 @@ def plan(
     fuse: Sequence[str] = ("layernorm",),
     verify: bool = True,
     search: SearchRequest | None = None,
+    without: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> PlannedModel:
@@ -140,6 +142,8 @@ def plan(
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
       search: how to search, where there is a tolerance to meet; None takes the defaults.
+      without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
+        `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
       progress: called with what is being done.
       options: those of `rewrite`: keep_fp32, keep_bf16, only_low, keep_as, io_types, int32_inputs, weights, plugins.
 
@@ -149,6 +153,16 @@ def plan(
     """
     say = progress or (lambda text: None)
     chosen = get_target(target)
+
+    def again(**changes: Any) -> PlannedModel:
+        given = dict(
+            target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
+            rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
+            max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
+            search=search, without=without, progress=progress, **options,
+        )  # fmt: skip
+        return plan(source, **{**given, **changes})
+
     _check_target(chosen, precision, options)
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
@@ -177,6 +191,7 @@ def plan(
         only=only,
         disable=disable,
         fuse=fuse,
+        without=without,
     )
     found = None
     if searching and not obstacle:
@@ -204,18 +219,16 @@ def plan(
         if target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
             missed = found is not None and not found.data["passed"]
             if mixed or missed:
-                decomposed = plan(
-                    source, target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom,
-                    policy=policy, rules=rules, only=only, disable=disable, min_shapes=min_shapes,
-                    opt_shapes=opt_shapes, max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery,
-                    fuse=(), verify=verify, search=search, progress=progress,
-                    **{**options, "keep_as": "island", "keep_fp32": _with_norms(options)},
-                )  # fmt: skip
+                decomposed = again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
                 if mixed or decomposed.plan.search.get("passed"):
                     return decomposed
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics)
+    if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
+        other = again(without=(*without, RESCALE))
+        if other.passed:
+            return other
     return PlannedModel(
         plan=PrecisionPlan(
             model=_model_facts(original),
@@ -249,6 +262,10 @@ def plan(
         golden=golden,
         diff=difference,
     )
+
+
+def _rescaled(repairs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(entry["repair"] == RESCALE for entry in repairs)
 
 
 def _check_target(target: Target, precision: str, options: Mapping[str, Any]) -> None:
