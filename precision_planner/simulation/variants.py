@@ -149,9 +149,9 @@ class BlockRunner:
                 return {**known, **passed}
             passed[at] = dict(alive)
             block = self._cut.blocks[at]
-            session = self._session(at, plan, signatures[at], alive)
-            self.stats.blocks_run += 1
-            alive.update(session.run(alive) if block.outputs else {})
+            if block.outputs:  # else it computes what nobody reads, constants perhaps
+                alive.update(self._session(at, plan, signatures[at], alive).run(alive))
+                self.stats.blocks_run += 1
             for name in block.dying:
                 del alive[name]
         passed[self.blocks] = alive

@@ -38,6 +38,10 @@ class Contributions:
         """The score that a plan is expected to have with these regions in FP32."""
         return self.per_root * math.sqrt(self.model.energy(frozenset(raised)))
 
+    def energy_for(self, score: float) -> float:
+        """The expected squared error at which a plan is expected to have a score."""
+        return (score / self.per_root) ** 2 if self.per_root else 0.0
+
     def share(self, region: int) -> float:
         """A region's part of the squared error, 0 to 1."""
         return self.model.of_region(region) / self.model.total if self.model.total else 0.0
