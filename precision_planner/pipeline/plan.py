@@ -18,7 +18,7 @@ from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
-from precision_planner.numerics.tolerance import check_metrics, parse_tolerances
+from precision_planner.numerics.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.pipeline.searching import SearchRequest, search_choice
 from precision_planner.planning import (
     DEFAULT_TARGET,
@@ -169,7 +169,11 @@ def plan(
     bounds = parse_tolerances(tolerance)
     request = search or SearchRequest()
     check_metrics(bounds, request.metrics)
+    check_outputs(bounds, [value.name for value in model.proto.graph.output], request.metrics)
     searching = bool(bounds) and policy == "auto" and calibrate
+    settings = {name: value for name, value in (build or {}).items() if value is not None}
+    # where a tolerance decides, TF32 is one more way to meet it, and simulated like the others
+    tf32 = settings.setdefault("tf32", searching and chosen.runtime != "onnxruntime")
     if searching and model.proto.functions:
         model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
     data = load_inputs(inputs, model)
@@ -197,7 +201,7 @@ def plan(
     if searching and not obstacle:
         choice, found = search_choice(
             choice, data, chosen, bounds, request, precision=precision, fuse=fuse, options=options, progress=say,
-            tf32=bool((build or {}).get("tf32")),
+            tf32=tf32,
         )  # fmt: skip
     say("typing the graph")
     result = rewrite(
@@ -224,7 +228,7 @@ def plan(
                     return decomposed
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
-    difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics)
+    difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)
     if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
         other = again(without=(*without, RESCALE))
         if other.passed:
@@ -244,7 +248,7 @@ def plan(
             constraints=_constraints(constrained, built),
             interface=interface(built),
             profiles=make_profiles(built, data, min_shapes, opt_shapes, max_shapes),
-            build={**BUILD_DEFAULTS, **(build or {})},
+            build={**BUILD_DEFAULTS, **settings},
             predicted={name: _metrics(output) for name, output in (difference.outputs if difference else {}).items()},
             tolerance=tuple({"output": b.output, "metric": b.metric, "bound": b.bound} for b in bounds),
             inputs={
@@ -293,7 +297,13 @@ def _weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options:
 
 
 def _predict(
-    model: Model, result: RewriteResult, target: Target, data: Inputs, bounds: Any, metrics: Mapping[str, OwnMetric]
+    model: Model,
+    result: RewriteResult,
+    target: Target,
+    data: Inputs,
+    bounds: Any,
+    metrics: Mapping[str, OwnMetric],
+    tf32: bool,
 ) -> Diff:
     """The difference between the FP32 model and what the build will compute, by simulation.
 
@@ -303,7 +313,14 @@ def _predict(
     assert result.assignment is not None
     if target.strong:
         return compare(
-            model, result.typed, data, tolerance=bounds, metrics=metrics, names=result.report["names"], layers=False
+            model,
+            result.typed,
+            data,
+            tolerance=bounds,
+            metrics=metrics,
+            names=result.report["names"],
+            tf32=tf32,
+            layers=False,
         )
     return compare(
         model,
@@ -315,6 +332,7 @@ def _predict(
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],
+        tf32=tf32,
         layers=False,
     )
 

@@ -89,6 +89,11 @@ class BlockRunner:
         """How many blocks the model was cut into."""
         return len(self._cut.blocks)
 
+    @property
+    def pooled(self) -> TensorPool:
+        """The weights that all sessions share."""
+        return self._pool
+
     def run(self, plan: RoundingPlan, *, which: Sequence[int] | None = None, remember: bool = False) -> list[Outputs]:
         """The model's outputs under a plan.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from precision_planner.planning.search.budget import Clock
 from precision_planner.planning.search.evaluate import Decisions, Question
 from precision_planner.planning.search.judge import Judgement
-from precision_planner.planning.search.noise import Atom, NoiseModel
+from precision_planner.planning.search.noise import NOBODY, Atom, NoiseModel
 from precision_planner.planning.search.states import Space
 
 __all__ = ["Contributions", "measure_contributions"]
@@ -93,7 +93,7 @@ def measure_contributions(
     single = {atom: energy / len(group) for group, energy in found.items() for atom in group}
     shared = {atom.region for group in found if len(group) > 1 for atom in group}
     # what no region of the search rounds stays, whatever is raised: an atom of no region
-    everything = [*single, Atom(-1, False, (), ())]
+    everything = [*single, Atom(NOBODY, False, (), ())]
     model = NoiseModel(everything, [*single.values(), fixed], space.standing)
     root = math.sqrt(simulated.energy)
     # with one plan simulated, luck is in the ratio of score and error too; the metric and the norm are of one kind
