@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -287,7 +288,38 @@ def test_a_layernorm_that_reads_a_constrained_node_is_constrained_with_it() -> N
 def test_a_decomposed_layernorm_that_reads_a_constrained_node_stays_decomposed() -> None:
     spec = PRESETS["tiny-ffn"]
     data = sample_inputs(spec, rows=40)
-    planned = pp.plan(build_bert_classifier(spec), target="tensorrt-8.6", inputs=data)
+    kept = "/encoder/layer.1/output/Add"
+    planned = pp.plan(build_bert_classifier(spec), target="tensorrt-8.6", inputs=data, keep_fp32=[kept])
     assert all(node.op_type != "LayerNormalization" for node in planned.model.proto.graph.node)
     named = {entry.node for entry in planned.plan.constraints}
     assert {node.name for node in planned.model.proto.graph.node if node.name.endswith("LayerNorm/Pow")} <= named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["tensorrt-8.6", "tensorrt-11"])
+@pytest.mark.parametrize("preset", ["tiny-ffn", "minilm-ffn"])
+def test_an_overflowing_ffn_is_rescaled_and_only_the_layernorms_compute_in_fp32(preset: str, target: str) -> None:
+    spec = PRESETS[preset]
+    model, data = build_bert_classifier(spec), sample_inputs(spec, rows=8)
+    planned = pp.plan(model, target=target, inputs=data)
+    (entry,) = [entry for entry in planned.plan.repairs if entry["repair"] == "rescale_stream"]
+    assert entry["max_abs"] == 0.0  # in FP32, to the last bit
+    assert {(node.op_type, node.keep_as) for node in planned.plan.kept} == {("LayerNormalization", "compute")}
+    assert planned.plan.constraints == ()
+    kept = pp.plan(model, target=target, inputs=data, without=["rescale_stream"]).plan
+    assert len(kept.kept) > len(planned.plan.kept)
+    # what FP32 (8.6) or BF16 (11) sums would have given, within what one rounding more or less makes
+    assert planned.plan.predicted["probability"]["sad"] < 1.1 * kept.predicted["probability"]["sad"]
+
+
+@pytest.mark.slow
+def test_a_plan_that_misses_its_tolerance_when_rescaled_is_made_without() -> None:
+    """At this width four massive channels of unlike size round to a mean that the ordinary ones do not bear."""
+    spec = replace(PRESETS["ffn"], layers=2, hidden=384, intermediate=1536, vocabulary=2048, positions=64, sequence=64)
+    model, data = build_bert_classifier(spec), sample_inputs(spec, rows=8)
+    free = pp.plan(model, target="tensorrt-8.6", inputs=data)
+    assert any(entry["repair"] == "rescale_stream" for entry in free.plan.repairs)
+    assert free.plan.predicted["probability"]["sad"] > 0.005
+    held = pp.plan(model, target="tensorrt-8.6", inputs=data, tolerance=["probability:sad=0.005"], policy="rules")
+    assert held.passed
+    assert not any(entry["repair"] == "rescale_stream" for entry in held.plan.repairs)

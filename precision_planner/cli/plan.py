@@ -36,7 +36,11 @@ from precision_planner.cli.options import fusion_kinds, graph_options
 @click.option("--minShapes", "min_shapes", metavar="NAME:1x8,..", help="Smallest shapes of the optimization profile.")
 @click.option("--optShapes", "opt_shapes", metavar="NAME:8x128,..", help="Usual shapes.")
 @click.option("--maxShapes", "max_shapes", metavar="NAME:32x512,..", help="Longest shapes.")
-@click.option("--tf32/--no-tf32", default=False, show_default=True, help="Let FP32 matrix products use TF32.")
+@click.option(
+    "--tf32/--no-tf32",
+    default=None,
+    help="Let FP32 matrix products use TF32.  [default: only where a tolerance is met with it]",
+)
 @click.option("--workspace", type=int, metavar="MIB", help="Builder workspace.")
 @click.option("--builder-level", type=click.IntRange(0, 5), help="Builder optimization level.")
 @click.option("--version-compatible", is_flag=True, help="An engine that newer versions of TensorRT load.")

@@ -46,6 +46,7 @@ def compare(
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
     keep_fp32: Iterable[Any] = (),
+    tf32: bool | None = None,
     layers: bool | None = None,
     provider: Provider = "cpu",
     tolerance: Mapping[str, float] | Iterable[str | Tolerance] | None = None,
@@ -69,6 +70,7 @@ def compare(
       semantics: of the simulation, "typed" or "fused"; see `precision_planner.simulation`.
       weights: how constants are rounded, "ieee" or "saturate"; by default what the semantics say.
       keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
+      tf32: a simulation takes the operands of products that stay FP32 in TF32; None does as a plan's folder says.
       layers: compare the intermediate values; None does so only where the outputs are beyond tolerance or wrong, to
         find the first divergence.
       provider: what runs models that are not simulated.
@@ -95,7 +97,12 @@ def compare(
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
-        cand_runner.open(simulate=simulate, semantics=semantics, weights=weights, keep_fp32=tuple(keep_fp32))
+        wants_tf32 = (
+            bool(cand_side.plan.get("build", {}).get("tf32")) if tf32 is None and cand_side.plan else bool(tf32)
+        )
+        cand_runner.open(
+            simulate=simulate, semantics=semantics, weights=weights, keep_fp32=tuple(keep_fp32), tf32=wants_tf32
+        )
         gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
         selection = None if ref_side.model is None else find_selection(ref_side.model)
         gathered.matcher = None if selection is None else SetMatcher(selection)

@@ -53,6 +53,7 @@ class Runner:
         semantics: Semantics = "typed",
         weights: WeightPolicy | None = None,
         keep_fp32: tuple[Any, ...] = (),
+        tf32: bool = False,
     ) -> Runner:
         """Decide how to run, and load.
 
@@ -62,6 +63,7 @@ class Runner:
           semantics: see `precision_planner.simulation.prepare`, as for the next two.
           weights: how constants are rounded.
           keep_fp32: what stays FP32.
+          tf32: products that stay FP32 are simulated in TF32.
         """
         if self.side.outputs is not None:
             self._saved = self.side.outputs()
@@ -69,7 +71,7 @@ class Runner:
         elif self.side.engine is not None or self._provider == "tensorrt":
             self._open_tensorrt()
         else:
-            self._open_model(simulate, semantics, weights, keep_fp32)
+            self._open_model(simulate, semantics, weights, keep_fp32, tf32)
         return self
 
     def run(self, batch: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
@@ -122,7 +124,12 @@ class Runner:
         self.close()
 
     def _open_model(
-        self, simulate: str | None, semantics: Semantics, weights: WeightPolicy | None, keep_fp32: tuple[Any, ...]
+        self,
+        simulate: str | None,
+        semantics: Semantics,
+        weights: WeightPolicy | None,
+        keep_fp32: tuple[Any, ...],
+        tf32: bool,
     ) -> None:
         model = self.side.model
         assert model is not None
@@ -137,6 +144,7 @@ class Runner:
                 keep_fp32=keep_fp32,
                 semantics=semantics,
                 weights=weights,
+                tf32=tf32,
             )
             prove_rounding()
             kinds = set(self.simulation.rounded.values())

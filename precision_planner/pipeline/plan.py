@@ -18,7 +18,7 @@ from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
-from precision_planner.numerics.tolerance import check_metrics, parse_tolerances
+from precision_planner.numerics.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.pipeline.searching import SearchRequest, search_choice
 from precision_planner.planning import (
     DEFAULT_TARGET,
@@ -35,6 +35,7 @@ from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
 
+RESCALE = "rescale_stream"
 MAX_GOLDEN = 3
 """Cases kept for verify.py: the smallest, usual and longest shape."""
 
@@ -112,6 +113,7 @@ def plan(
     fuse: Sequence[str] = ("layernorm",),
     verify: bool = True,
     search: SearchRequest | None = None,
+    without: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> PlannedModel:
@@ -140,6 +142,8 @@ def plan(
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
       search: how to search, where there is a tolerance to meet; None takes the defaults.
+      without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
+        `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
       progress: called with what is being done.
       options: those of `rewrite`: keep_fp32, keep_bf16, only_low, keep_as, io_types, int32_inputs, weights, plugins.
 
@@ -149,13 +153,27 @@ def plan(
     """
     say = progress or (lambda text: None)
     chosen = get_target(target)
+
+    def again(**changes: Any) -> PlannedModel:
+        given = dict(
+            target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
+            rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
+            max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
+            search=search, without=without, progress=progress, **options,
+        )  # fmt: skip
+        return plan(source, **{**given, **changes})
+
     _check_target(chosen, precision, options)
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
     request = search or SearchRequest()
     check_metrics(bounds, request.metrics)
+    check_outputs(bounds, [value.name for value in model.proto.graph.output], request.metrics)
     searching = bool(bounds) and policy == "auto" and calibrate
+    settings = {name: value for name, value in (build or {}).items() if value is not None}
+    # where a tolerance decides, TF32 is one more way to meet it, and simulated like the others
+    tf32 = settings.setdefault("tf32", searching and chosen.runtime != "onnxruntime")
     if searching and model.proto.functions:
         model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
     data = load_inputs(inputs, model)
@@ -177,12 +195,13 @@ def plan(
         only=only,
         disable=disable,
         fuse=fuse,
+        without=without,
     )
     found = None
     if searching and not obstacle:
         choice, found = search_choice(
             choice, data, chosen, bounds, request, precision=precision, fuse=fuse, options=options, progress=say,
-            tf32=bool((build or {}).get("tf32")),
+            tf32=tf32,
         )  # fmt: skip
     say("typing the graph")
     result = rewrite(
@@ -204,18 +223,16 @@ def plan(
         if target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
             missed = found is not None and not found.data["passed"]
             if mixed or missed:
-                decomposed = plan(
-                    source, target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom,
-                    policy=policy, rules=rules, only=only, disable=disable, min_shapes=min_shapes,
-                    opt_shapes=opt_shapes, max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery,
-                    fuse=(), verify=verify, search=search, progress=progress,
-                    **{**options, "keep_as": "island", "keep_fp32": _with_norms(options)},
-                )  # fmt: skip
+                decomposed = again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
                 if mixed or decomposed.plan.search.get("passed"):
                     return decomposed
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
-    difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics)
+    difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)
+    if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
+        other = again(without=(*without, RESCALE))
+        if other.passed:
+            return other
     return PlannedModel(
         plan=PrecisionPlan(
             model=_model_facts(original),
@@ -231,7 +248,7 @@ def plan(
             constraints=_constraints(constrained, built),
             interface=interface(built),
             profiles=make_profiles(built, data, min_shapes, opt_shapes, max_shapes),
-            build={**BUILD_DEFAULTS, **(build or {})},
+            build={**BUILD_DEFAULTS, **settings},
             predicted={name: _metrics(output) for name, output in (difference.outputs if difference else {}).items()},
             tolerance=tuple({"output": b.output, "metric": b.metric, "bound": b.bound} for b in bounds),
             inputs={
@@ -249,6 +266,10 @@ def plan(
         golden=golden,
         diff=difference,
     )
+
+
+def _rescaled(repairs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(entry["repair"] == RESCALE for entry in repairs)
 
 
 def _check_target(target: Target, precision: str, options: Mapping[str, Any]) -> None:
@@ -276,7 +297,13 @@ def _weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options:
 
 
 def _predict(
-    model: Model, result: RewriteResult, target: Target, data: Inputs, bounds: Any, metrics: Mapping[str, OwnMetric]
+    model: Model,
+    result: RewriteResult,
+    target: Target,
+    data: Inputs,
+    bounds: Any,
+    metrics: Mapping[str, OwnMetric],
+    tf32: bool,
 ) -> Diff:
     """The difference between the FP32 model and what the build will compute, by simulation.
 
@@ -286,7 +313,14 @@ def _predict(
     assert result.assignment is not None
     if target.strong:
         return compare(
-            model, result.typed, data, tolerance=bounds, metrics=metrics, names=result.report["names"], layers=False
+            model,
+            result.typed,
+            data,
+            tolerance=bounds,
+            metrics=metrics,
+            names=result.report["names"],
+            tf32=tf32,
+            layers=False,
         )
     return compare(
         model,
@@ -298,6 +332,7 @@ def _predict(
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],
+        tf32=tf32,
         layers=False,
     )
 

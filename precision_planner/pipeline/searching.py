@@ -88,6 +88,7 @@ def search_choice(
         tuple(_tightened(bound, target.margin) for bound in bounds),
         dict(request.metrics),
         "inf" if options.get("weights") == "ieee" else "saturate",
+        tf32,
     )
     report = find_plan(
         first.fused,
@@ -100,7 +101,6 @@ def search_choice(
             parse_budget(request.budget),
             request.jobs,
             request.scheduler,
-            tf32,
             _raisable_on_86 if target.name == "tensorrt-8.6" else _always,
             request.stop,
             progress,

@@ -17,6 +17,7 @@ from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.planning.policy import Choices, Resolution, resolve
 from precision_planner.rules import Case, Rule, RuleBook, evaluate
 from precision_planner.rules.cases.runner import Measure, case_evidence, case_inputs, case_model
+from precision_planner.rules.evidence import measured_amax
 from precision_planner.transforms import fuse
 from precision_planner.transforms.repairs import apply_repairs
 from precision_planner.typing import Decision, TypingOptions, assign_types
@@ -105,7 +106,7 @@ def apply_action(rule: Rule, case: Case, measure: Measure) -> Cured:
     if resolution.fuse:
         model = fuse(model, resolution.fuse).model
     if resolution.repairs:
-        model = apply_repairs(model, resolution.repairs).model
+        model = apply_repairs(model, resolution.repairs, measured_amax(evidence)).model
     index = GraphIndex(model.proto)
     decisions = {node: decision for node, decision in decisions.items() if index.find(node) is not None}
     return Cured(model, decisions, len(decisions), resolution)

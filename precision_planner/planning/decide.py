@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +13,15 @@ from precision_planner.model.inputs import Inputs
 from precision_planner.numerics.formats import get_format
 from precision_planner.patterns import Match
 from precision_planner.planning.policy import Choices, Resolution, resolve
+from precision_planner.planning.repairing import carry_out
 from precision_planner.planning.selectors import pattern_kinds
 from precision_planner.rules import Evaluation, Evidence, Finding, RuleBook, evaluate, load_rulebook
 from precision_planner.rules.findings import json_value
-from precision_planner.transforms.repairs import apply_repairs
+from precision_planner.transforms.repairs import REPAIRS
 from precision_planner.typing import Decision
+
+ROUNDS = 3
+"""How often the graph is repaired and measured again: a repair may show what another one has to follow."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Choice:
       model: the model with its repairs.
       decisions: node of `model` -> precision, for every node that is not simply low.
       findings: what the rules said about the input model.
-      repairs: what was changed in the graph: {repair, rule, nodes, ...}.
+      repairs: what was changed in the graph: {repair, rule, nodes, note, ...}.
       evidence: what the rules were asked about, of `model`.
       rulebook: the rules asked.
     """
@@ -53,10 +57,12 @@ def decide(
     only: Sequence[str] = (),
     disable: Sequence[str] = (),
     fuse: Sequence[str] = ("layernorm",),
+    without: Sequence[str] = (),
 ) -> Choice:
     """Ask the rules about a model and resolve what they propose.
 
-    A repair changes the graph and its ranges, so the rules are asked again after it.
+    A repair changes the graph and its ranges, so the rules are asked again after it, a few times at most; what they
+    would still repair then is kept high instead.
 
     Args:
       model: in FP32.
@@ -69,6 +75,7 @@ def decide(
       only: ids or tags of the only rules asked.
       disable: ids or tags of rules not asked.
       fuse: pattern kinds or categories that may be fused.
+      without: repairs that are not applied.
     """
     rulebook = load_rulebook(rules)
     # the user's own selectors are applied by `rewrite`, where they win over every decision
@@ -76,21 +83,23 @@ def decide(
 
     def ask(subject: Model) -> tuple[Evidence, Evaluation, Resolution]:
         evidence = collect_evidence(subject, inputs=inputs, precision=precision, target=target, headroom=headroom)
-        evaluation = evaluate(rulebook, evidence, only=only, disable=disable, policy=policy)
-        return evidence, evaluation, resolve(evaluation, evidence, choices, policy=policy)
+        return evidence, *judge(evidence)
+
+    def judge(evidence: Evidence, without: Collection[str] = without) -> tuple[Evaluation, Resolution]:
+        evaluation = evaluate(rulebook, evidence, only=only, disable=disable, policy=policy, without=without)
+        return evaluation, resolve(evaluation, evidence, choices, policy=policy)
 
     evidence, evaluation, resolution = ask(model)
     findings = evaluation.findings
     repairs: tuple[Mapping[str, Any], ...] = ()
-    if resolution.repairs:
-        repaired = apply_repairs(model, resolution.repairs)
-        if repaired.applied:
-            model = repaired.model
-            repairs = tuple(
-                {"repair": entry.repair, "rule": entry.label, "nodes": [evidence.index.display(n) for n in entry.nodes]}
-                for entry in repaired.applied
-            )
-            evidence, evaluation, resolution = ask(model)
+    for _ in range(ROUNDS):
+        repaired = carry_out(evidence, resolution.repairs, inputs)
+        if not repaired.entries:
+            break
+        model, repairs = repaired.model, (*repairs, *repaired.entries)
+        evidence, evaluation, resolution = ask(model)
+    if resolution.repairs:  # tried and not to be had: what the rules propose instead
+        evaluation, resolution = judge(evidence, without=REPAIRS)
     kept = {**_normalizations(evidence, evaluation, resolution), **resolution.decisions}
     decisions = {node: _bound(decision, rulebook) for node, decision in kept.items()}
     return Choice(model, decisions, findings, repairs, evidence, rulebook)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_planner.rules.clause_schema import clause_line, read_clause
+from precision_planner.rules.evidence import CONSTANT_DOCS
 from precision_planner.rules.nodesets import NODE_SETS
 from precision_planner.rules.rule import ACTION_KINDS, REWRITE_KINDS, ActionSpec, MatchSpec, NodeSet
 from precision_planner.rules.yaml_tree import Mapping, Sequence, fail
@@ -111,7 +112,12 @@ def _repair(kind: str, options: Mapping, path: Path, line: int) -> tuple[str, di
     parameters: dict[str, Any] = {}
     for key, default in repair.parameters.items():
         value = options.get(key, default)
+        if isinstance(value, str) and value in CONSTANT_DOCS:
+            parameters[key] = value  # known when the rule is asked
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise fail(path, options.lines.get(key, line), f"'{key}' of {name} is a number, not {value!r}")
+            raise fail(
+                path, options.lines.get(key, line), f"'{key}' of {name} is a number or one of its names, not {value!r}"
+            )
         parameters[key] = float(value)
     return name, parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 
 from precision_planner.model import NodeId
@@ -35,13 +37,22 @@ def first_possible(
       `warn` on the subject's own nodes where no alternative can be taken.
     """
     skipped: list[tuple[str, str]] = []
-    for spec in rule.actions:
+    for written in rule.actions:
+        spec = _with_numbers(written, constants)
         nodes = resolve_nodes(world, subject, spec.nodes)
         reason = _refusal(spec, nodes, subject, world, constants)
         if not reason:
             return spec, nodes, tuple(skipped)
         skipped.append((spec.repair or spec.kind, reason))
     return _WARN, subject.node_ids(world.source.index), tuple(skipped)
+
+
+def _with_numbers(spec: ActionSpec, constants: dict[str, float]) -> ActionSpec:
+    """The alternative with the named numbers among its parameters filled in."""
+    if not any(isinstance(value, str) for value in spec.parameters.values()):
+        return spec
+    numbers = {key: constants[value] if isinstance(value, str) else value for key, value in spec.parameters.items()}
+    return replace(spec, parameters=numbers)
 
 
 def _refusal(
@@ -57,6 +68,8 @@ def _refusal(
     if spec.kind == "fuse":
         match = subject.match
         return "" if match is not None and match.fusable else (match.reason if match is not None else "no pattern")
+    if spec.repair in world.without:
+        return "not asked for"
     if spec.repair:
         source = world.source
         site = Site(
@@ -68,6 +81,8 @@ def _refusal(
             subject.value,
             spec.parameters,
             subject.match,
+            world.amax,
+            world.repair_memo,
         )
         planned = REPAIRS[spec.repair].plan(site)
         return planned if isinstance(planned, str) else ""

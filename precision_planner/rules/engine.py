@@ -36,6 +36,7 @@ def evaluate(
     only: Collection[str] = (),
     disable: Collection[str] = (),
     policy: str = "auto",
+    without: Collection[str] = (),
 ) -> Evaluation:
     """Ask the rules about a model.
 
@@ -45,6 +46,7 @@ def evaluate(
       only: ids or tags; empty means all.
       disable: ids or tags.
       policy: "auto", "rules" or "torch-amp": a rule speaks only under its own policies.
+      without: repairs that are not proposed; the alternatives behind them are taken.
 
     Raises:
       SelectorError: `only` or `disable` names no rule and no tag.
@@ -57,7 +59,7 @@ def evaluate(
         and source.precision in rule.precisions
         and (not rule.targets or any(glob_matches(source.target, glob) for glob in rule.targets))
     ]
-    world = World(source)
+    world = World(source, without)
     subjects = Subjects(world)
     constants = format_constants(source)
     findings: list[Finding] = []

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from precision_planner.numerics.stats import TensorStats
     from precision_planner.patterns import Match
 
-__all__ = ["DEFAULT_HEADROOM", "DEFAULT_TARGET", "Evidence", "FactSource", "RangeLike", "Subject", "ValueKey"]
+__all__ = [
+    "DEFAULT_HEADROOM",
+    "DEFAULT_TARGET",
+    "Evidence",
+    "FactSource",
+    "RangeLike",
+    "Subject",
+    "ValueKey",
+    "measured_amax",
+]
 
 ValueKey: TypeAlias = tuple[tuple[str, ...], str]
 """(scope path, value name)."""
@@ -165,6 +174,11 @@ class Subject:
         if self.kind == "node" and self.position is not None:
             return (index.node_id(self.scope, self.position),)
         return ()
+
+
+def measured_amax(source: FactSource) -> dict[ValueKey, float]:
+    """The largest magnitude of every value that was measured, for the repairs that go by it; empty without data."""
+    return {key: float(found.amax) for key, found in (source.ranges or {}).items()}
 
 
 def format_constants(source: FactSource) -> dict[str, float]:

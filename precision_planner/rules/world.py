@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto
 from precision_planner.model import FLOAT_TYPES, Scope, TypeTable
 from precision_planner.rules import positions
 from precision_planner.rules.clauses import FactValue
-from precision_planner.rules.evidence import FactSource, Subject, ValueKey
+from precision_planner.rules.evidence import FactSource, Subject, ValueKey, measured_amax
 from precision_planner.rules.facts import Fact, find_fact
 
 __all__ = ["SPECIAL_ROLES", "TRANSPARENT", "World", "input_names"]
@@ -36,13 +36,21 @@ class World:
 
     Args:
       source: the graph and what was measured.
+      without: repairs that may not be proposed.
     """
 
-    def __init__(self, source: FactSource) -> None:
+    def __init__(self, source: FactSource, without: Collection[str] = ()) -> None:
         self.source = source
+        self.without = frozenset(without)
         self._types: TypeTable = source.types
         self._extremes: dict[ValueKey, tuple[float | None, float] | None] = {}
         self._small: dict[ValueKey, np.ndarray[Any, Any] | None] = {}
+        self.repair_memo: dict[Any, Any] = {}
+
+    @cached_property
+    def amax(self) -> dict[ValueKey, float]:
+        """The largest magnitude of every value that was measured."""
+        return measured_amax(self.source)
 
     def lookup(self, subject: Subject, name: str) -> FactValue:
         """A fact of a subject by the name that rules use; None where it is unknown.

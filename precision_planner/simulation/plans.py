@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from onnx import TensorProto
@@ -10,7 +10,15 @@ from onnx import TensorProto
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
-from precision_planner.simulation.schemas import EXACT, LOW_TYPES, POINTWISE, low_slots, output_like_input
+from precision_planner.simulation.schemas import (
+    EXACT,
+    LOW_TYPES,
+    POINTWISE,
+    PRODUCTS,
+    TF32,
+    low_slots,
+    output_like_input,
+)
 from precision_planner.typing.assignment import TypeAssignment
 
 
@@ -114,6 +122,31 @@ def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Over
         if values.get((holder.path, value)) != elem_type:
             edges[scope.path, position, slot] = elem_type
     return RoundingPlan(values, edges, weights, dict(values))
+
+
+def with_tf32(plan: RoundingPlan, index: GraphIndex, types: Mapping[ValueKey, int]) -> RoundingPlan:
+    """Round the operands of products that stay in FP32 to TF32, as a build that allows TF32 does.
+
+    Args:
+      plan: what is rounded to 16 bits.
+      index: of the FP32 graph.
+      types: (scope, value) -> element type; see `element_types`.
+    """
+    edges = dict(plan.edges)
+    for scope, position, node in index.nodes():
+        if (
+            node.op_type not in PRODUCTS
+            or node.domain not in ("", "ai.onnx")
+            or (scope.path, node.output[0]) in plan.stored
+        ):
+            continue
+        for slot, value in enumerate(node.input[:2]):
+            holder = index.resolve(scope, value)
+            key = None if holder is None else (holder.path, value)
+            is_wide = key is not None and types.get(key) == TensorProto.FLOAT and key not in plan.stored
+            if is_wide and (scope.path, position, slot) not in edges:
+                edges[scope.path, position, slot] = TF32
+    return replace(plan, edges=edges)
 
 
 def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:

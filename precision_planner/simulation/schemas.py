@@ -9,6 +9,15 @@ from onnx import NodeProto, TensorProto
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
+TF32 = -19
+"""No TensorProto type: what tensor cores make of the FP32 operands of a product where TF32 is allowed. 8 exponent bits
+as in FP32, 10 fraction bits as in FP16; sums stay FP32.
+
+Source: NVIDIA A100 Tensor Core GPU Architecture whitepaper, "TF32"."""
+
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+"""Operators that TensorRT may compute in TF32."""
+
 ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 POINTWISE = frozenset(

@@ -31,7 +31,7 @@ from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, l
 from precision_planner.model.session import Session
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.keep import select_nodes
-from precision_planner.simulation.plans import all_low, from_assignment, fuse_chains
+from precision_planner.simulation.plans import all_low, element_types, from_assignment, fuse_chains, with_tf32
 from precision_planner.simulation.rounding import apply_rounding
 from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.stash import expand_low_stash
@@ -80,6 +80,7 @@ def prepare(
     assignment: TypeAssignment | None = None,
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
+    tf32: bool = False,
 ) -> Simulation:
     """The FP32 model that computes what a 16-bit one would.
 
@@ -92,6 +93,7 @@ def prepare(
       semantics: "typed" or "fused", see the module.
       weights: "ieee" or "saturate"; by default what the semantics say. An assignment is written with saturated
         masks by the conversion, so it is simulated so.
+      tf32: products that stay in FP32 take their operands in TF32, as a build with TF32 allowed does.
 
     Raises:
       ConversionError: unknown precision or semantics, or an assignment for a typed model.
@@ -128,6 +130,10 @@ def prepare(
             kept = frozenset(select_nodes(wide, index, keep_fp32))
             plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy)
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
+    if tf32:
+        index = GraphIndex(wide.proto)
+        plan = with_tf32(plan, index, element_types(wide, index))
+        description += ", kept products in TF32"
     if semantics == "fused":
         plan = fuse_chains(plan, GraphIndex(wide.proto))
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"

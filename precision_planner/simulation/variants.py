@@ -89,6 +89,11 @@ class BlockRunner:
         """How many blocks the model was cut into."""
         return len(self._cut.blocks)
 
+    @property
+    def pooled(self) -> TensorPool:
+        """The weights that all sessions share."""
+        return self._pool
+
     def run(self, plan: RoundingPlan, *, which: Sequence[int] | None = None, remember: bool = False) -> list[Outputs]:
         """The model's outputs under a plan.
 
@@ -149,9 +154,9 @@ class BlockRunner:
                 return {**known, **passed}
             passed[at] = dict(alive)
             block = self._cut.blocks[at]
-            self.stats.blocks_run += 1
-            if block.outputs:  # else nobody wants anything of it, and onnxruntime refuses a model without values
+            if block.outputs:  # else it computes what nobody reads, constants perhaps
                 alive.update(self._session(at, plan, signatures[at], alive).run(alive))
+                self.stats.blocks_run += 1
             for name in block.dying:
                 del alive[name]
         passed[self.blocks] = alive

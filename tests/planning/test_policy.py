@@ -13,6 +13,7 @@ from precision_planner.planning.policy import Choices, resolve
 from precision_planner.rules import Evidence, evaluate, load_rulebook
 from precision_planner.rules.cases.builders import BUILDERS
 from precision_planner.rules.cases.runner import model_census
+from precision_planner.transforms.repairs import REPAIRS
 from tests.rules.oracle import measure
 
 BOOK = load_rulebook()
@@ -35,8 +36,9 @@ def parse(body):
     return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {body}')
 
 
-def resolved(facts, choices=None, *, policy="auto", only=()):
-    return resolve(evaluate(BOOK, facts, policy=policy, only=only), facts, choices, policy=policy)
+def resolved(facts, choices=None, *, policy="auto", only=(), repair=True):
+    evaluation = evaluate(BOOK, facts, policy=policy, only=only, without=() if repair else REPAIRS)
+    return resolve(evaluation, facts, choices, policy=policy)
 
 
 def kept(resolution):
@@ -53,9 +55,18 @@ BLOCK = """g (float[1,4] x) => (float[1,4] y)
 }"""
 
 
+def test_an_overflowing_stream_is_rescaled_and_nothing_is_kept_for_it():
+    for synthesized in (False, True):
+        facts = evidence(parse(BLOCK), {"x": np.array([[60000, 1, 2, 3.0]])}, synthesized=synthesized)
+        found = resolved(facts)
+        assert {request.repair for request in found.repairs} == {"rescale_stream"}
+        assert {request.label for request in found.repairs} == {"RG001", "RS001"}
+        assert found.decisions == {}
+
+
 def test_fp32_of_one_rule_beats_bf16_of_another_and_the_loser_is_listed():
     facts = evidence(parse(BLOCK), {"x": np.array([[60000, 1, 2, 3.0]])})
-    found = resolved(facts)
+    found = resolved(facts, repair=False)
     # RG001 asks BF16 for the product and its reader, RS001 FP32 for the residual sum and the norm
     assert kept(found) == {"a": "bf16", "b": "fp32", "n": "fp32"}
     (lost,) = [entry for entry in found.superseded if entry.action.rule == "RG001"]
@@ -66,7 +77,7 @@ def test_fp32_of_one_rule_beats_bf16_of_another_and_the_loser_is_listed():
 
 def test_made_up_data_alone_never_keeps_a_gemm_high():
     facts = evidence(parse(BLOCK), {"x": np.array([[60000, 1, 2, 3.0]])}, synthesized=True)
-    found = resolved(facts)
+    found = resolved(facts, repair=False)
     assert kept(found) == {"b": "fp32", "n": "fp32"}
     assert any("made-up inputs" in entry.reason for entry in found.superseded)
     assert {finding.confidence for finding in evaluate(BOOK, facts).findings} == {"low"}
@@ -77,10 +88,10 @@ def test_the_user_wins():
     nodes = {facts.index.node_id(facts.index.main, position).output: facts.index.node_id(facts.index.main, position)
              for position in range(4)}  # fmt: skip
     choices = Choices(keep_fp32={nodes["a"]: "MatMul"}, keep_bf16={nodes["b"]: "Add", nodes["a"]: "MatMul"})
-    found = resolved(facts, choices)
+    found = resolved(facts, choices, repair=False)
     assert kept(found) == {"a": "fp32", "b": "bf16", "n": "fp32"}
     assert found.decisions[nodes["a"]].reason == "--keep-fp32 MatMul"
-    only = resolved(facts, Choices(only_low=frozenset({nodes["y"]})))
+    only = resolved(facts, Choices(only_low=frozenset({nodes["y"]})), repair=False)
     assert kept(only) == {"a": "fp32", "b": "fp32", "n": "fp32"}
 
 
@@ -108,7 +119,7 @@ def test_a_decomposed_norm_behind_an_overflowing_sum_is_an_island_when_fused():
     )  # fmt: skip
     joined = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     facts = evidence(joined, {"v": np.array([[60000, 1, 2, 3.0]])})
-    found = resolved(facts)
+    found = resolved(facts, repair=False)
     assert len(found.fuse) == 1
     decision = found.decisions[found.fuse[0].anchor]
     assert (decision.precision, decision.rule, decision.keep_as) == ("fp32", "RS001", "island")

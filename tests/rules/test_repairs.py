@@ -66,6 +66,8 @@ REFUSED = [
     ("clamp_cube", "g (float[4] x) => (float[4] y) <float t = {3}> { c = Pow(x, t) y = Sigmoid(c) }", ("c",), "",
      "the cube reaches Sigmoid"),
     ("clamp_infinity", "g (float[4] x) => (float[4] y) <float t = {3}> { y = Min(x, t) }", ("y",), "", "no bound"),
+    ("rescale_stream", "g (float[2,2] x) => (float[2,2] y) { e = Exp(x) y = Softplus(e) }", ("e",), "",
+     "e was not measured"),
     ("constant_rank", "g (float[4] x) "
      "=> (float[4] y) <float[1] t = {3}> { y = Add(x, t) }", (), "t", "nothing of more axes"),
     ("log_softmax", "g (float[4] x) => (float[4] y) { s = Sigmoid(x) y = Log(s) }", ("y",), "", "not of a softmax"),

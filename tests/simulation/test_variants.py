@@ -134,3 +134,33 @@ def test_weights_are_held_once_for_all_sessions() -> None:
         runner.run(RoundingPlan({}, edges))
         # the stored weight, and the one rounded to FP16; four blocks and two plans share them
         assert len(runner.pooled) == 2
+
+
+def test_a_raised_product_in_tf32_is_rounded_to_11_bits() -> None:
+    """In the graph for activations, offline for weights; against float64 rounded to 11 significant bits."""
+    source = np.random.default_rng(3)
+    x = (source.normal(size=(64, 64)) * np.exp(source.uniform(-40, 40, (64, 64)))).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "one"], ["y"]), helper.make_node("MatMul", ["one", "w"], ["z"])]
+    outputs = {"y": (FLOAT, [64, 64]), "z": (FLOAT, [64, 64])}
+    constants = {"one": np.eye(64, dtype=np.float32), "w": x}
+    simulation = prepare(
+        model(nodes, {"x": (FLOAT, [64, 64])}, outputs, constants), keep_fp32=["MatMul"], precision="fp16", tf32=True
+    )
+    with open_simulation(simulation) as session:
+        found = session.run({"x": x})
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    expected = np.ldexp(np.rint(mantissa * 2**11) / 2**11, exponent)
+    np.testing.assert_array_equal(found["y"], expected)
+    np.testing.assert_array_equal(found["z"], expected)
+
+
+def test_without_tf32_a_kept_product_is_exact() -> None:
+    x = np.full((1, 1), 1 + 2.0**-20, np.float32)
+    graph = model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (FLOAT, [1, 1])}, {"y": (FLOAT, [1, 1])}, {"w": x}
+    )
+    results = []
+    for tf32 in (False, True):
+        with open_simulation(prepare(graph, keep_fp32=["MatMul"], precision="fp16", tf32=tf32)) as session:
+            results.append(float(session.run({"x": x})["y"][0, 0]))
+    assert results == [float(np.float32(x[0, 0] * x[0, 0])), 1.0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from precision_planner.planning.search.budget import Clock
 from precision_planner.planning.search.evaluate import Decisions, Question
 from precision_planner.planning.search.judge import Judgement
-from precision_planner.planning.search.noise import Atom, NoiseModel
+from precision_planner.planning.search.noise import NOBODY, Atom, NoiseModel
 from precision_planner.planning.search.states import Space
 
 __all__ = ["Contributions", "measure_contributions"]
@@ -37,6 +37,10 @@ class Contributions:
     def expected(self, raised: Collection[int]) -> float:
         """The score that a plan is expected to have with these regions in FP32."""
         return self.per_root * math.sqrt(self.model.energy(frozenset(raised)))
+
+    def energy_for(self, score: float) -> float:
+        """The expected squared error at which a plan is expected to have a score."""
+        return (score / self.per_root) ** 2 if self.per_root else 0.0
 
     def share(self, region: int) -> float:
         """A region's part of the squared error, 0 to 1."""
@@ -89,7 +93,7 @@ def measure_contributions(
     single = {atom: energy / len(group) for group, energy in found.items() for atom in group}
     shared = {atom.region for group in found if len(group) > 1 for atom in group}
     # what no region of the search rounds stays, whatever is raised: an atom of no region
-    everything = [*single, Atom(-1, False, (), ())]
+    everything = [*single, Atom(NOBODY, False, (), ())]
     model = NoiseModel(everything, [*single.values(), fixed], space.standing)
     root = math.sqrt(simulated.energy)
     # with one plan simulated, luck is in the ratio of score and error too; the metric and the norm are of one kind

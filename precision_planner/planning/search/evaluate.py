@@ -13,7 +13,7 @@ from precision_planner.numerics.rounding import Overflow
 from precision_planner.numerics.tolerance import Tolerance
 from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
 from precision_planner.planning.search.noise import Atom, restricted
-from precision_planner.simulation.plans import all_low, from_assignment, fuse_chains
+from precision_planner.simulation.plans import all_low, element_types, from_assignment, fuse_chains, with_tf32
 from precision_planner.simulation.rounding import RoundingPlan
 from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.variants import BlockRunner
@@ -50,6 +50,7 @@ class Setting:
         may do, chains of pointwise operators kept in a kernel and weights saturated.
       bounds: the tolerance.
       own: one's own metrics by name.
+      tf32: the build lets products that stay in FP32 use TF32.
       weights: what the conversion makes of weights that the type cannot hold: "saturate" or "inf".
     """
 
@@ -58,6 +59,7 @@ class Setting:
     bounds: tuple[Tolerance, ...]
     own: Mapping[str, OwnMetric] = field(default_factory=dict)
     weights: Overflow = "saturate"
+    tf32: bool = False
 
 
 class Evaluator:
@@ -83,12 +85,15 @@ class Evaluator:
         few = () if screen is None else tuple(screen)
         self.runner = BlockRunner(model, [*batches, *few], threads=threads)
         self.types = infer_types(self.runner.model, self.runner.index)
+        self._elements = element_types(self.runner.model, self.runner.index, self.types)
         self._all = range(len(batches))
         self._few = range(len(batches), len(batches) + len(few)) if few else self._all
-        self._whole = Judge(setting.bounds, self.runner.run(RoundingPlan(), which=self._all), setting.own)
-        self._part = self._whole
-        if few:
-            self._part = Judge(setting.bounds, self.runner.run(RoundingPlan(), which=self._few), setting.own)
+        try:
+            self._whole = self._make_judge(self._all)
+            self._part = self._make_judge(self._few) if few else self._whole
+        except BaseException:
+            self.runner.close()
+            raise
         self._bases: dict[range, Decisions | None] = {}
         self._last: tuple[Decisions, RoundingPlan] | None = None
 
@@ -100,11 +105,16 @@ class Evaluator:
     def rounding(self, decisions: Decisions) -> RoundingPlan:
         """Where the model is rounded under decisions."""
         assignment, index = self.assign(decisions), self.runner.index
-        if self.setting.typing == "strong":
-            return from_assignment(assignment, index, self.setting.weights)
-        kept = [typing.node for typing in assignment.kept if typing.keep_as != "compute"]
-        elem_type = ELEMENT_TYPES[self.setting.options.precision]
-        return fuse_chains(all_low(self.runner.model, index, elem_type, kept, "saturate"), index)
+        strong = self.setting.typing == "strong"
+        if strong:
+            plan = from_assignment(assignment, index, self.setting.weights)
+        else:
+            kept = [typing.node for typing in assignment.kept if typing.keep_as != "compute"]
+            elem_type = ELEMENT_TYPES[self.setting.options.precision]
+            plan = all_low(self.runner.model, index, elem_type, kept, "saturate")
+        if self.setting.tf32:
+            plan = with_tf32(plan, index, self._elements)
+        return plan if strong else fuse_chains(plan, index)
 
     def answer(self, question: Question) -> Judgement:
         """Judge decisions, or some of their roundings."""
@@ -115,6 +125,9 @@ class Evaluator:
         if question.base is not None:
             self._start_from(question.base, self._all)
         return self._whole.judge(self.runner.run(self.rounding(question.decisions), which=self._all))
+
+    def _make_judge(self, which: range) -> Judge:
+        return Judge(self.setting.bounds, self.runner.run(RoundingPlan(), which=which), self.setting.own)
 
     def _known(self, decisions: Decisions) -> RoundingPlan:
         """The rounding of decisions that many questions are about."""

@@ -19,9 +19,12 @@ from dataclasses import dataclass, replace
 from precision_planner.model import GraphIndex, NodeId, Scope
 from precision_planner.planning.search.regions import Region
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
-from precision_planner.simulation.schemas import EXACT
+from precision_planner.simulation.schemas import EXACT, PRODUCTS
 
-__all__ = ["Atom", "NoiseModel", "atoms_of"]
+__all__ = ["NOBODY", "Atom", "NoiseModel", "atoms_of"]
+
+NOBODY = -1
+"""The region of roundings that nothing takes away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,16 @@ class Atom:
     readers: frozenset[int] = frozenset()
 
 
-def atoms_of(plan: RoundingPlan, index: GraphIndex, regions: Sequence[Region]) -> tuple[Atom, ...]:
-    """The roundings of a plan, by region. Those of nodes in no region are in none of them.
+def atoms_of(
+    plan: RoundingPlan, index: GraphIndex, regions: Sequence[Region], *, tf32: bool = False
+) -> tuple[Atom, ...]:
+    """The roundings of a plan, by region; those that nothing takes away are `NOBODY`'s.
 
     Args:
       plan: of the graph, with everything low that the search may raise.
       index: of the graph.
       regions: of the graph.
+      tf32: raised products use TF32.
     """
     region_of = {node: number for number, region in enumerate(regions) for node in region.nodes}
     own: dict[int, tuple[list[ValueKey], list[EdgeKey]]] = {}
@@ -57,11 +63,9 @@ def atoms_of(plan: RoundingPlan, index: GraphIndex, regions: Sequence[Region]) -
     for key in plan.values:
         scope = index.by_path[key[0]]
         maker = scope.producer(key[1])
-        number = region_of.get(index.node_id(scope, maker)) if maker is not None else None
-        if number is None:
-            continue
+        number = NOBODY if maker is None else region_of.get(index.node_id(scope, maker), NOBODY)
         readers = _readers(index, scope, key[1], region_of)
-        if readers <= {number} and not scope.is_output(key[1]):
+        if number == NOBODY or (readers <= {number} and not scope.is_output(key[1])):
             own.setdefault(number, ([], []))[0].append(key)
         else:
             values, known = out.setdefault(number, ([], set()))
@@ -69,9 +73,10 @@ def atoms_of(plan: RoundingPlan, index: GraphIndex, regions: Sequence[Region]) -
             known.update(readers - {number})
     for edge in plan.edges:
         scope = index.by_path[edge[0]]
-        number = region_of.get(index.node_id(scope, edge[1]))
-        if number is not None:
-            own.setdefault(number, ([], []))[1].append(edge)
+        # TF32 rounds the operands of a raised product as FP16 does: nothing is gained there
+        stays = tf32 and scope.nodes[edge[1]].op_type in PRODUCTS
+        number = NOBODY if stays else region_of.get(index.node_id(scope, edge[1]), NOBODY)
+        own.setdefault(number, ([], []))[1].append(edge)
     found = [Atom(n, False, tuple(values), tuple(edges)) for n, (values, edges) in own.items()]
     found += [Atom(n, True, tuple(values), (), frozenset(readers)) for n, (values, readers) in out.items()]
     return tuple(sorted(found, key=lambda atom: (atom.region, atom.handed_on)))

@@ -66,7 +66,7 @@ def report_search(space: Space, found: Found) -> SearchReport:
                     "kind": region.kind,
                     "nodes": len(region.nodes),
                     "precision": precision,
-                    "expected": None if sums is None else round(sums.expected(found.state.high), 4),
+                    "expected": None if found.expected is None else round(found.expected, 4),
                     "cost_us": round(space.costs[number], 3),
                     "rules": _rules(space.base, region.nodes),
                     "dropped": number in found.state.dropped,
@@ -76,7 +76,7 @@ def report_search(space: Space, found: Found) -> SearchReport:
     data = {
         "evaluations": found.evaluations,
         "stopped": found.stopped,
-        "passed": found.judgement.passed,
+        "passed": found.passed,
         "before": _values(found.baseline),
         "after": _values(found.judgement),
         "additivity": None if sums is None or not sums.simulated else round(sums.model.total / sums.simulated, 3),

@@ -39,7 +39,6 @@ class SearchOptions:
       budget: evaluations or seconds.
       jobs: evaluations at once, each in a process of its own; 1 uses this process.
       scheduler: address of a dask scheduler, instead of processes.
-      tf32: kept products may run in TF32.
       may_raise: whether a region, given the graph, can be put into FP32 for the target.
       stop: asked before each evaluation; True ends the search with the best plan so far.
       progress: called with what is being done.
@@ -48,7 +47,6 @@ class SearchOptions:
     budget: Budget = DEFAULT_BUDGET
     jobs: int = 1
     scheduler: str | None = None
-    tf32: bool = False
     may_raise: Callable[[GraphIndex, Region], bool] = field(default=lambda index, region: True)
     stop: Callable[[], bool] | None = None
     progress: Callable[[str], None] | None = None
@@ -82,12 +80,12 @@ def find_plan(
         regions = find_regions(evaluator.runner.model, index, evaluator.types, evaluator.assign(base))
         space = Space(
             regions,
-            region_costs(index, regions, shapes, CostModel(chosen.tf32)),
+            region_costs(index, regions, shapes, CostModel(setting.tf32)),
             base,
             fixed,
             lambda region: chosen.may_raise(index, region),
             lambda region: target.bf16_opset is not None and _all_in_bf16(index, region),
-            lambda decisions: atoms_of(evaluator.rounding(decisions), index, regions),
+            lambda decisions: atoms_of(evaluator.rounding(decisions), index, regions, tf32=setting.tf32),
         )
         numbers = region_of(regions)
 

@@ -22,13 +22,16 @@ from precision_planner.planning.search.budget import Clock, Stopped
 from precision_planner.planning.search.contributions import Contributions, measure_contributions
 from precision_planner.planning.search.evaluate import Decisions, Question
 from precision_planner.planning.search.judge import Judgement
-from precision_planner.planning.search.order import order_regions
+from precision_planner.planning.search.order import Cover
 from precision_planner.planning.search.states import Space, State
 
 __all__ = ["FindOverflow", "Found", "Progress", "search"]
 
 STRICTER = 0.8
 """Where a simulated plan misses the tolerance that it was expected to meet, this much less error is aimed at next."""
+
+HOPELESS = 1e-3
+"""Aims below this part of the tolerance are not tried."""
 
 Ask = Callable[[Sequence[Question]], Sequence[Judgement]]
 """Questions -> judgements, in this order."""
@@ -58,6 +61,16 @@ class Found:
     without: dict[int, Judgement]
     evaluations: int
     stopped: str = ""
+
+    @property
+    def expected(self) -> float | None:
+        """The part of the tolerance that the plan is expected to use; None where no contribution was measured."""
+        return None if self.contributions is None else self.contributions.expected(self.state.high)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the plan meets the tolerance as simulated and as expected."""
+        return self.judgement.passed and (self.expected is None or self.expected <= 1.0)
 
 
 def search(
@@ -157,29 +170,24 @@ class _Search:
         self.contributions = measure_contributions(
             self.space, self.space.decisions(start), free, judgement, self._answer, self.clock
         )
-        steps = order_regions(self.space, self.contributions.model, free)
-        prefixes = [start]
-        for step in steps:
-            prefixes.append(prefixes[-1].raising(step))
         self._say("the fewest regions that meet the tolerance")
-        self._here = self._first_within(prefixes)
+        self._here = self._first_within(Cover(self.space, self.contributions.model, free), frozenset(free))
 
-    def _first_within(self, prefixes: Sequence[State]) -> State:
-        """The shortest prefix that meets the tolerance; the best plan known where none does."""
-        low, aim = 0, 1.0
+    def _first_within(self, cover: Cover, free: frozenset[int]) -> State:
+        """A cheap plan that meets the tolerance; the best one known where none does.
+
+        What is expected to meet it may miss it when simulated: then less error is aimed at.
+        """
+        assert self.contributions is not None
+        start, aim = self._here, 1.0
         while True:
-            high = next((n for n, state in enumerate(prefixes) if self._expected(state) <= aim), len(prefixes) - 1)
-            high = min(max(high, low + 1), len(prefixes) - 1)
-            if self._is_within(prefixes[high]):
-                break
-            if high == len(prefixes) - 1:
+            raised = cover.raised(self.contributions.energy_for(aim))
+            if self._is_within(start.raising(raised)):
+                return start.raising(raised)
+            if raised == free or aim < HOPELESS:
                 assert self.best is not None
                 return self.best[0]
-            low, aim = high, aim * STRICTER
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._is_within(prefixes[middle]) else (middle, high)
-        return prefixes[high]
+            aim *= STRICTER
 
     def remove(self) -> None:
         """Take back what is not needed: all of it, or else halves, quarters and so on, the dearest first."""

@@ -242,6 +242,34 @@ def residual_block(width: int, native: bool, opset: int, branch: float) -> onnx.
     return model(nodes, {"x": ["rows", width]}, {"y": ["rows", width]}, constants, opset)
 
 
+@builder(layers=4, width=16, growth=9000.0, pre_norm=True, opset=17)
+def residual_stack(layers: int, width: int, growth: float, pre_norm: bool, opset: int) -> onnx.ModelProto:
+    """Layers x + relu(norm(x) U) D, the norm before the branch or behind the sum; D adds up to `growth` a layer."""
+    node = helper.make_node
+    rng = np.random.default_rng(7)
+    constants: dict[str, Any] = {"up": rng.normal(0.0, 0.25, (width, 2 * width)).astype(np.float32)}
+    nodes, stream = [], "x"
+    for at in range(layers):
+        read = stream
+        if pre_norm:
+            read = f"normed_{at}"
+            nodes.append(node("LayerNormalization", [stream, f"scale_{at}"], [read], f"norm_{at}", axis=-1))
+        nodes += [
+            node("MatMul", [read, "up"], [f"wide_{at}"], f"up_{at}"),
+            node("Relu", [f"wide_{at}"], [f"active_{at}"], f"relu_{at}"),
+            node("MatMul", [f"active_{at}", f"down_{at}"], [f"delta_{at}"], f"down_{at}"),
+            node("Add", [stream, f"delta_{at}"], [f"sum_{at}"], f"residual_{at}"),
+        ]
+        stream = f"sum_{at}"
+        if not pre_norm:
+            stream = f"normed_{at}"
+            nodes.append(node("LayerNormalization", [f"sum_{at}", f"scale_{at}"], [stream], f"norm_{at}", axis=-1))
+        constants[f"scale_{at}"] = rng.uniform(0.5, 1.5, width).astype(np.float32)
+        constants[f"down_{at}"] = rng.normal(0.0, growth, (2 * width, width)).astype(np.float32)
+    nodes.append(node("LayerNormalization", [stream, "scale_0"], ["y"], "last", axis=-1))
+    return model(nodes, {"x": ["rows", width]}, {"y": ["rows", width]}, constants, opset)
+
+
 @builder(width=8, scale=400.0, opset=17)
 def overflowing_ffn(width: int, scale: float, opset: int) -> onnx.ModelProto:
     """A layer whose output passes 65504 where its input does not: x W, scaled down again behind a bias."""

@@ -47,6 +47,8 @@ class Site:
       value: the tensor, for repairs of a constant; "" otherwise.
       parameters: of the repair.
       match: the pattern, for repairs of one.
+      amax: (scope path, value) -> the largest magnitude measured in FP32; empty where nothing was measured.
+      memo: what repairs remember about the same model from one place to the next.
     """
 
     model: Model
@@ -57,6 +59,8 @@ class Site:
     value: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     match: Match | None = None
+    amax: Mapping[tuple[tuple[str, ...], str], float] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def place(self, node: NodeId) -> tuple[Scope, int] | None:
         """Scope and position of a node."""
@@ -89,6 +93,9 @@ class Edit:
       replace: initializer or Constant output -> its new values, type and shape as they were.
       attributes: (position, attribute name) -> value.
       reads: positions that the repair's proof rests on.
+      payloads: new constant -> its bytes, where they are too many to stand in `constants`.
+      scaled: new value -> (old value, p): it holds 2^p times what the old one did.
+      note: what was done, for the report.
     """
 
     path: tuple[str, ...]
@@ -99,6 +106,9 @@ class Edit:
     replace: dict[str, np.ndarray[Any, Any] | Payload] = field(default_factory=dict)
     attributes: dict[tuple[int, str], Any] = field(default_factory=dict)
     reads: set[int] = field(default_factory=set)
+    payloads: dict[str, Payload] = field(default_factory=dict)
+    scaled: dict[str, tuple[str, int]] = field(default_factory=dict)
+    note: str = ""
 
 
 def constant(name: str, value: Any, elem_type: int, dims: tuple[int, ...] = ()) -> TensorProto:
@@ -158,6 +168,10 @@ def _apply_to(scope: Scope, edits: list[Edit], weights: WeightStoreBuilder) -> N
         for name, array in edit.replace.items():
             _replace_constant(scope, name, array, weights)
     constants = [tensor for edit in edits for tensor in edit.constants]
+    payloads = {name: payload for edit in edits for name, payload in edit.payloads.items()}
+    for tensor in constants:
+        if tensor.name in payloads:
+            set_payload(tensor, weights.add(payloads[tensor.name]))
     nodes: list[NodeProto] = []
     if isinstance(container, onnx.GraphProto):
         container.initializer.extend(constants)

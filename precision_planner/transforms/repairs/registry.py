@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from precision_planner.transforms.repairs import (
     fold_batch_norm,
     log_softmax,
     raise_epsilon,
+    rescale_stream,
     rescale_weight,
     scale_first,
     stable_softplus,
@@ -128,6 +130,14 @@ REPAIRS: dict[str, Repair] = {
             rescale_weight.plan,
         ),
         Repair(
+            "rescale_stream",
+            "rescale",
+            "Hold a stream that comes near the limit multiplied by a power of two; writers and readers make up for it.",
+            "to the last bit, but for what float32 holds as a subnormal",
+            rescale_stream.plan,
+            {"headroom": 4.0, "power": 0.0},
+        ),
+        Repair(
             "constant_rank",
             "replace",
             "Give a broadcast constant the rank of what it is combined with.",
@@ -170,25 +180,34 @@ class RepairResult:
       model: the repaired model.
       applied: requests that were carried out.
       refused: (request, why not).
+      notes: what was done, one for each applied request; "" where the repair's name says it all.
     """
 
     model: Model
     applied: tuple[RepairRequest, ...]
     refused: tuple[tuple[RepairRequest, str], ...]
+    notes: tuple[str, ...] = ()
 
 
-def apply_repairs(model: Model, requests: Sequence[RepairRequest]) -> RepairResult:
+def apply_repairs(
+    model: Model,
+    requests: Sequence[RepairRequest],
+    amax: Mapping[tuple[tuple[str, ...], str], float] | None = None,
+) -> RepairResult:
     """Carry out repairs, those that touch the same nodes one after the other.
 
     Args:
       model: the FP32 model.
       requests: in order of precedence.
+      amax: (scope path, value) -> the largest magnitude measured, for repairs that go by it.
 
     Raises:
       KeyError: a repair that does not exist.
     """
     applied: list[RepairRequest] = []
     refused: list[tuple[RepairRequest, str]] = []
+    notes: list[str] = []
+    ranges = dict(amax or {})
     waiting = list(requests)
     while waiting:
         index = GraphIndex(model.proto)
@@ -196,6 +215,7 @@ def apply_repairs(model: Model, requests: Sequence[RepairRequest]) -> RepairResu
         taken: set[tuple[tuple[str, ...], int]] = set()
         edits: list[Edit] = []
         later: list[RepairRequest] = []
+        memo: dict[Any, Any] = {}
         for request in waiting:
             scope = index.by_path.get(request.scope)
             if scope is None:
@@ -205,7 +225,9 @@ def apply_repairs(model: Model, requests: Sequence[RepairRequest]) -> RepairResu
             if request.nodes and not nodes:
                 refused.append((request, "its nodes are gone"))
                 continue
-            site = Site(model, index, types, scope, nodes, request.value, request.parameters, request.match)
+            site = Site(
+                model, index, types, scope, nodes, request.value, request.parameters, request.match, ranges, memo
+            )
             edit = REPAIRS[request.repair].plan(site)
             if isinstance(edit, str):
                 refused.append((request, edit))
@@ -218,7 +240,12 @@ def apply_repairs(model: Model, requests: Sequence[RepairRequest]) -> RepairResu
             taken |= mine | constants
             edits.append(edit)
             applied.append(request)
+            notes.append(edit.note)
         if edits:
             model = apply_edit(model, index, edits)
+            for edit in edits:
+                for name, (value, power) in edit.scaled.items():
+                    if (edit.path, value) in ranges:
+                        ranges[edit.path, name] = math.ldexp(ranges[edit.path, value], power)
         waiting = later
-    return RepairResult(model, tuple(applied), tuple(refused))
+    return RepairResult(model, tuple(applied), tuple(refused), tuple(notes))
