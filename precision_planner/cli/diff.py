@@ -86,7 +86,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
         )
     data = found.to_dict()
     if options["explain"] or (options["explain"] is None and options["html_path"]):
-        from precision_planner.cli.explain import explain
+        from precision_planner.pipeline.explain import explain
 
         with progress("explaining"):
             data["explanation"] = explain(reference, candidate, found, options["inputs"])

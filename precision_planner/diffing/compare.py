@@ -168,6 +168,7 @@ def compare(
             tolerances=tuple(map(str, tolerances)),
             reference_check=check,
             environment=environment(command),
+            sources=(ref_side, replace(cand_side, names=renamed), inputs),
         )
 
 

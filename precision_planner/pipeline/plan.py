@@ -62,6 +62,7 @@ class PlannedModel:
       report: of the rewrite, as `planner rewrite --json` prints it.
       golden: inputs and the FP32 model's answers.
       diff: the predicted difference, None where the model could not be run.
+      original: the model that was planned.
     """
 
     plan: PrecisionPlan
@@ -69,6 +70,12 @@ class PlannedModel:
     report: Mapping[str, Any]
     golden: tuple[GoldenCase, ...] = ()
     diff: Diff | None = None
+    original: Model | None = None
+
+    def _repr_html_(self) -> str:
+        from precision_planner.pipeline.explain import planned_html
+
+        return planned_html(self)
 
     @property
     def passed(self) -> bool | None:
@@ -265,6 +272,7 @@ def plan(
         report=result.report,
         golden=golden,
         diff=difference,
+        original=original,
     )
 
 
