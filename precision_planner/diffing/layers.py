@@ -32,6 +32,9 @@ Metrics = dict[str, QuickMetrics]
 MOST_PENDING = 8
 """Pairs of values that wait to be measured while the next blocks run."""
 
+PENDING_BYTES = 192 << 20
+"""Bytes of these pairs."""
+
 
 BLOCK_BYTES = 96 << 20
 """Bytes of values that a block of either side should hold: sessions are worth their while, and memory is bounded."""
@@ -167,7 +170,8 @@ class LayerComparison:
         ):
             for number, batch, last in _with_last(inputs):
                 found: Metrics = {}
-                pending: deque[tuple[str, Future[QuickMetrics]]] = deque()
+                pending: deque[tuple[str, int, Future[QuickMetrics]]] = deque()
+                waiting = 0
                 outputs: dict[str, tuple[Any, Any]] = {}
                 try:
                     for name, a, b in self._values(left, right, batch, pairs, last):
@@ -176,11 +180,14 @@ class LayerComparison:
                         if name in self._unordered:
                             continue
                         if a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
-                            pending.append((name, measuring.submit(quick_metrics, a, b, self._limit)))
-                        if len(pending) > MOST_PENDING:
-                            done, future = pending.popleft()
+                            size = a.nbytes + b.nbytes
+                            pending.append((name, size, measuring.submit(quick_metrics, a, b, self._limit)))
+                            waiting += size
+                        while len(pending) > MOST_PENDING or (waiting > PENDING_BYTES and pending):
+                            done, size, future = pending.popleft()
                             found[done] = future.result()
-                    found.update((name, future.result()) for name, future in pending)
+                            waiting -= size
+                    found.update((name, future.result()) for name, _, future in pending)
                 except ModelError as error:
                     if not inputs.synthesised:
                         raise
