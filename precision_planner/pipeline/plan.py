@@ -30,7 +30,7 @@ from precision_planner.planning import (
 )
 from precision_planner.planning.decide import decide
 from precision_planner.planning.profiles import Shapes, make_profiles
-from precision_planner.planning.search import OwnMetric
+from precision_planner.planning.search import OwnMetric, parse_budget
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
@@ -112,7 +112,11 @@ def plan(
     surgery: str | None = None,
     fuse: Sequence[str] = ("layernorm",),
     verify: bool = True,
-    search: SearchRequest | None = None,
+    budget: str | int | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    metrics: Mapping[str, OwnMetric] | None = None,
+    stop: Callable[[], bool] | None = None,
     without: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -141,7 +145,11 @@ def plan(
       surgery: "FILE.py[:FUNCTION]", run first.
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
-      search: how to search, where there is a tolerance to meet; None takes the defaults.
+      budget: of the search, where there is a tolerance to meet: evaluations (200) or seconds ("90s").
+      jobs: evaluations at once, in processes of their own.
+      scheduler: address of a dask scheduler whose workers evaluate.
+      metrics: one's own metrics for tolerances, name -> function of (reference, candidate) arrays; larger is worse.
+      stop: asked before each evaluation; True ends the search with the best plan so far, as KeyboardInterrupt does.
       without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
         `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
       progress: called with what is being done.
@@ -159,7 +167,8 @@ def plan(
             target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
             rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
             max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
-            search=search, without=without, progress=progress, **options,
+            budget=budget, jobs=jobs, scheduler=scheduler, metrics=metrics, stop=stop, without=without,
+            progress=progress, **options,
         )  # fmt: skip
         return plan(source, **{**given, **changes})
 
@@ -167,7 +176,7 @@ def plan(
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
-    request = search or SearchRequest()
+    request = SearchRequest(parse_budget(budget), jobs, scheduler, dict(metrics or {}), stop)
     check_metrics(bounds, request.metrics)
     check_outputs(bounds, [value.name for value in model.proto.graph.output], request.metrics)
     searching = bool(bounds) and policy == "auto" and calibrate
@@ -229,6 +238,10 @@ def plan(
         built = give_consumers_rank(built, constrained).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)
+    if found is not None and not found.data["passed"] and tf32 and (build or {}).get("tf32") is None:
+        exact = again(build={**(build or {}), "tf32": False})
+        if exact.plan.search.get("passed"):
+            return exact
     if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
         other = again(without=(*without, RESCALE))
         if other.passed:
