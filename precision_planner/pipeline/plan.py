@@ -223,7 +223,7 @@ def plan(
         **options,
     )
     assert result.assignment is not None
-    constrained: tuple[NodeId, ...] = ()
+    constrained: dict[NodeId, str] = {}
     if chosen.strong:
         built = result.typed
     else:
@@ -235,7 +235,7 @@ def plan(
                 decomposed = again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
                 if mixed or decomposed.plan.search.get("passed"):
                     return decomposed
-        built = give_consumers_rank(built, constrained).model
+        built = give_consumers_rank(built, tuple(constrained)).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)
     if found is not None and not found.data["passed"] and tf32 and (build or {}).get("tf32") is None:
@@ -386,8 +386,8 @@ def _with_norms(options: Mapping[str, Any]) -> list[str]:
     return [*([given] if isinstance(given, str) else given), "layernorm"]
 
 
-def _constrained(result: RewriteResult, built: Model) -> tuple[tuple[NodeId, ...], bool]:
-    """The nodes of which a weak build must be told: those that a decision keeps in FP32.
+def _constrained(result: RewriteResult, built: Model) -> tuple[dict[NodeId, str], bool]:
+    """The nodes of which a weak build must be told, and their precision: those that a decision keeps above the low one.
 
     A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by
     default. Where it reads what a constrained node stores in FP32, it gets one too; but TensorRT 8.6 compiles neither
@@ -399,25 +399,31 @@ def _constrained(result: RewriteResult, built: Model) -> tuple[tuple[NodeId, ...
     assert result.assignment is not None
     index = GraphIndex(built.proto)
     folded = constant_values(index)
-    chosen: dict[NodeId, None] = {}
+    chosen: dict[NodeId, str] = {}
     following: list[NodeId] = []
-    for typing in result.assignment.kept:
+    for typing in result.assignment.nodes.values():
         found = index.find(typing.node)
         if not typing.decided or found is None or found[0].kind != "main" or typing.node.output in folded:
+            continue
+        if typing.compute == result.assignment.options.precision:
             continue
         if typing.keep_as == "compute":
             following.append(typing.node)
         else:
-            chosen[typing.node] = None
-    stored = {name for node in chosen for name in _node(index, node).output}
-    chosen.update((node, None) for node in following if stored.intersection(_node(index, node).input))
-    return tuple(chosen), any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
+            chosen[typing.node] = typing.compute
+    wide = (node for node, precision in chosen.items() if precision == "fp32")
+    stored = {name for node in wide for name in _node(index, node).output}
+    chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
+    return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
 
 
-def _constraints(nodes: Sequence[NodeId], built: Model) -> tuple[Constraint, ...]:
+def _constraints(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constraint, ...]:
     index = GraphIndex(built.proto)
-    found = [_node(index, node) for node in nodes]
-    return tuple(Constraint(node.name, tuple(name for name in node.output if name)) for node in found)
+    found = [(_node(index, node), precision) for node, precision in nodes.items()]
+    return tuple(
+        Constraint(node.name, tuple(name for name in node.output if name), precision, precision)
+        for node, precision in found
+    )
 
 
 def _node(index: GraphIndex, identity: NodeId) -> NodeProto:
