@@ -127,7 +127,7 @@ class Work:
                 with open(os.path.join(self.work, search.case, "values.json"), encoding="utf-8") as file:
                     search.begin(json.load(file)["cuts"], error)
             self.pending = [
-                job for job in self.pending if job.get("search") != search.prefix or not search.is_stale(job)
+                job for job in self.pending if job.get("search") != search.prefix or not search.gives_up(job)
             ]
             self.pending += search.wanted()
         self.pending.sort(key=lambda job: job["priority"])

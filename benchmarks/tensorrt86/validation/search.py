@@ -151,9 +151,12 @@ class Search:
             self.narrow(min(bad))
         self.low = max((i for i in self.before if i in known), default=-1)
 
-    def is_stale(self, job):
-        """Whether a queued prefix has come to prove nothing."""
-        return self.state == "searching" and "plain" in job and job["index"] not in self.open()
+    def gives_up(self, job):
+        """Whether a queued prefix has come to prove nothing; it may be asked for again."""
+        if self.state != "searching" or "plain" not in job or job["index"] in self.open():
+            return False
+        self.asked.discard(job["index"])
+        return True
 
     def open(self):
         """The values that the next engines may be cut at: between right and wrong, at last the sources of the wrong."""
