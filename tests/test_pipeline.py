@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, reference_forward, sample_inputs
 from precision_planner.cli.main import main, planner
+from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import PlanError, TargetError
 from precision_planner.model import Model
 from precision_planner.model.inputs import load_inputs
@@ -323,3 +324,11 @@ def test_a_plan_that_misses_its_tolerance_when_rescaled_is_made_without() -> Non
     held = pp.plan(model, target="tensorrt-8.6", inputs=data, tolerance=["probability:sad=0.005"], policy="rules")
     assert held.passed
     assert not any(entry["repair"] == "rescale_stream" for entry in held.plan.repairs)
+
+
+def test_a_weak_plan_tells_the_builder_of_bf16_too(massive) -> None:
+    path, inputs = massive
+    planned = pp.plan(path, target="tensorrt-10", inputs=inputs, keep_bf16=["Tanh"])
+    assert [(c.precision, c.output_type) for c in planned.plan.constraints] == [("bf16", "bf16")]
+    words, _ = trtexec_command(planned.plan)
+    assert "--fp16 --bf16" in words

@@ -1,16 +1,18 @@
 """Make the cases that the GPU measures: a model, its inputs, its FP32 answers, and the planner's folders for 8.6.
 
-    python -m benchmarks.tensorrt86.cases OUT [PRESET...]
+    python -m benchmarks.tensorrt86.cases OUT [--candidates] [PRESET...]
 
-Runs where the planner is installed (it needs no GPU); `engine.py` then runs where TensorRT 8.6 is. Beside the plan that
-the planner makes by itself (plan/) there are candidates that keep more in FP32 (plan-NAME/), to see what each part of
-the model costs in accuracy and time.
+Runs where the planner is installed (it needs no GPU); `engine.py` then runs where TensorRT 8.6 is. plan/ is what the
+planner makes of a tolerance of 1e-3 by itself, plan-5e-3/ of one of 5e-3, plan-rules/ what the rules make without a
+search. With --candidates there are also plans that keep more in FP32 by hand (plan-NAME/), to see what each part of the
+model costs in accuracy and time.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,14 @@ from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inpu
 from examples.census_model import build_census_model, census_inputs
 
 ROWS = 40
-TOLERANCE = {"probability:sad": 1e-3}
+SEARCHED_ROWS = 12
+"""Rows that plans are made from; engines are compared on all of them."""
+
+PLANS: dict[str, dict[str, Any]] = {
+    "plan": {"tolerance": {"probability:sad": 1e-3}},
+    "plan-5e-3": {"tolerance": {"probability:sad": 5e-3}},
+    "plan-rules": {"policy": "rules"},
+}
 CENSUS = {"census": {}, "census-max": {"masks": "Max"}, "census-query": {"masks": "Max", "scaled": "query"}}
 DEFAULT_PRESETS = (*CENSUS, "massive", "ffn", "minilm")
 
@@ -70,16 +79,23 @@ def reference(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def make_plan(folder: Path, name: str, options: dict[str, Any]) -> str:
-    """One plan folder, made from the same inputs that the engines are compared on; what it says in a line."""
+    """One plan folder, made from the first rows; what it says in a line."""
+    start = time.perf_counter()
+    with np.load(folder / "inputs.npz") as file:
+        inputs = dict(file)
+    shapes = {key: array.shape for key, array in inputs.items()}
+    rows = {key: array[:SEARCHED_ROWS] for key, array in inputs.items()}
     planned = pp.plan(
-        folder / "model.onnx", target="tensorrt-8.6", inputs=folder / "inputs.npz", tolerance=TOLERANCE, **options
+        folder / "model.onnx", target="tensorrt-8.6", inputs=rows, opt_shapes=shapes, max_shapes=shapes, **options
     )
     planned.save(folder / name)
-    return f"{folder.name} {name}: {planned.summary}; {len(planned.plan.constraints)} constraints"
+    plan, took = planned.plan, time.perf_counter() - start
+    found = {key: value for key, value in plan.search.items() if key != "regions"}
+    return f"{folder.name} {name}: {took:.0f} s; {planned.summary}; {len(plan.constraints)} constraints; {found}"
 
 
-def make_case(folder: Path, preset: str) -> None:
-    """One case folder with its plans, four at a time."""
+def make_case(folder: Path, preset: str, by_hand: bool) -> None:
+    """One case folder with its plans, three at a time."""
     spec = PRESETS[preset]
     folder.mkdir(parents=True)
     model = folder / "model.onnx"
@@ -87,8 +103,10 @@ def make_case(folder: Path, preset: str) -> None:
     inputs = dict(sample_inputs(spec, rows=ROWS, sequence=spec.sequence))
     np.savez(folder / "inputs.npz", **inputs)
     np.savez(folder / "expected.npz", **reference(model, inputs))
-    wanted = {"plan": {}, **{f"plan-{name}": options for name, options in candidates(preset).items()}}
-    with ProcessPoolExecutor(4, multiprocessing.get_context("spawn")) as pool:
+    wanted = dict(PLANS)
+    if by_hand:
+        wanted |= {f"plan-{name}": options for name, options in candidates(preset).items()}
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         made = {name: pool.submit(make_plan, folder, name, options) for name, options in wanted.items()}
         for name, future in made.items():
             error = future.exception()  # one candidate that cannot be planned must not cost the others
@@ -105,12 +123,13 @@ def make_census(folder: Path, options: dict[str, str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Make the cases named."""
-    out = Path(arguments[0])
-    for preset in arguments[1:] or DEFAULT_PRESETS:
+    by_hand = "--candidates" in arguments
+    out, *presets = (argument for argument in arguments if argument != "--candidates")
+    for preset in presets or DEFAULT_PRESETS:
         if preset in CENSUS:
-            make_census(out / preset, CENSUS[preset])
+            make_census(Path(out) / preset, CENSUS[preset])
         else:
-            make_case(out / preset, preset)
+            make_case(Path(out) / preset, preset, by_hand)
 
 
 if __name__ == "__main__":

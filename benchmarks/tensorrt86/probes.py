@@ -32,7 +32,8 @@ def layers(engine_bytes, arrays, log):
         context.set_input_shape(name, array.shape)
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
-    found = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+    said = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+    found = json.loads(said, strict=False)["Layers"]  # names hold control characters
     return [brief(layer) if isinstance(layer, dict) else str(layer)[:160] for layer in found]
 
 

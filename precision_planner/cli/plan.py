@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,7 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
     from precision_planner.cli.diff import own_metrics
     from precision_planner.cli.signals import stop_on_signals
     from precision_planner.emitting.folder import check_folder
-    from precision_planner.pipeline import SearchRequest, plan
-    from precision_planner.planning.search import parse_budget
+    from precision_planner.pipeline import plan
     from precision_planner.rewriting.plugins import parse_plugins
 
     folder = Path(output)
@@ -74,8 +72,6 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         "plugins": libraries,
     }
     del options["workspace"]
-    budget, jobs, scheduler = (options.pop(name) for name in ("budget", "jobs", "scheduler"))
-    search = SearchRequest(parse_budget(budget), jobs, scheduler, own_metrics(options.pop("metric")))
     with work(f"planning {model}") as say, stop_on_signals() as stop:
         planned = plan(
             model,
@@ -88,7 +84,8 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
             calibrate=not options.pop("no_calibrate"),
             verify=not options.pop("no_verify"),
             build=build,
-            search=replace(search, stop=stop),
+            metrics=own_metrics(options.pop("metric")),
+            stop=stop,
             progress=say,
             **options,
         )

@@ -137,6 +137,8 @@ class Runner:
         if simulate not in (None, "fp16", "bf16", "none"):
             raise ConversionError(f"simulate {simulate!r} is unknown; use fp16, bf16 or none")
         on_cpu = self._provider == "cpu"
+        if tf32 and not typed and simulate is None and on_cpu:
+            simulate, keep_fp32 = "fp16", ("*",)  # nothing is low, and the products are TF32's all the same
         if simulate in ("fp16", "bf16") or (typed and simulate is None and on_cpu):
             self.simulation = prepare(
                 model,

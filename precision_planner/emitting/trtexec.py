@@ -43,7 +43,8 @@ def trtexec_command(plan: PrecisionPlan) -> tuple[str, tuple[str, ...]]:
             words.append("--stronglyTyped")
         notes.append("The precision is in the types of model.onnx: never add --fp16, --bf16 or --best to it.")
         return shlex.join(words), tuple(notes)
-    words += ["--fp16"] if plan.precision == "fp16" else ["--bf16"]
+    kept = {entry.precision for entry in plan.constraints} - {"fp32"}
+    words += [f"--{kind}" for kind in sorted(kept | {plan.precision}, key=("fp16", "bf16").index)]
     if plan.constraints:
         words += _constraint_flags(plan, notes)
     return shlex.join(words), tuple(notes)

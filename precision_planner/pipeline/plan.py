@@ -30,7 +30,7 @@ from precision_planner.planning import (
 )
 from precision_planner.planning.decide import decide
 from precision_planner.planning.profiles import Shapes, make_profiles
-from precision_planner.planning.search import OwnMetric
+from precision_planner.planning.search import OwnMetric, parse_budget
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
@@ -119,7 +119,11 @@ def plan(
     surgery: str | None = None,
     fuse: Sequence[str] = ("layernorm",),
     verify: bool = True,
-    search: SearchRequest | None = None,
+    budget: str | int | None = None,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    metrics: Mapping[str, OwnMetric] | None = None,
+    stop: Callable[[], bool] | None = None,
     without: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -148,7 +152,11 @@ def plan(
       surgery: "FILE.py[:FUNCTION]", run first.
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
-      search: how to search, where there is a tolerance to meet; None takes the defaults.
+      budget: of the search, where there is a tolerance to meet: evaluations (200) or seconds ("90s").
+      jobs: evaluations at once, in processes of their own.
+      scheduler: address of a dask scheduler whose workers evaluate.
+      metrics: one's own metrics for tolerances, name -> function of (reference, candidate) arrays; larger is worse.
+      stop: asked before each evaluation; True ends the search with the best plan so far, as KeyboardInterrupt does.
       without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
         `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
       progress: called with what is being done.
@@ -166,7 +174,8 @@ def plan(
             target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
             rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
             max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
-            search=search, without=without, progress=progress, **options,
+            budget=budget, jobs=jobs, scheduler=scheduler, metrics=metrics, stop=stop, without=without,
+            progress=progress, **options,
         )  # fmt: skip
         return plan(source, **{**given, **changes})
 
@@ -174,7 +183,7 @@ def plan(
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
-    request = search or SearchRequest()
+    request = SearchRequest(parse_budget(budget), jobs, scheduler, dict(metrics or {}), stop)
     check_metrics(bounds, request.metrics)
     check_outputs(bounds, [value.name for value in model.proto.graph.output], request.metrics)
     searching = bool(bounds) and policy == "auto" and calibrate
@@ -221,7 +230,7 @@ def plan(
         **options,
     )
     assert result.assignment is not None
-    constrained: tuple[NodeId, ...] = ()
+    constrained: dict[NodeId, str] = {}
     if chosen.strong:
         built = result.typed
     else:
@@ -233,9 +242,13 @@ def plan(
                 decomposed = again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
                 if mixed or decomposed.plan.search.get("passed"):
                     return decomposed
-        built = give_consumers_rank(built, constrained).model
+        built = give_consumers_rank(built, tuple(constrained)).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)
+    if found is not None and not found.data["passed"] and tf32 and (build or {}).get("tf32") is None:
+        exact = again(build={**(build or {}), "tf32": False})
+        if exact.plan.search.get("passed"):
+            return exact
     if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
         other = again(without=(*without, RESCALE))
         if other.passed:
@@ -381,8 +394,8 @@ def _with_norms(options: Mapping[str, Any]) -> list[str]:
     return [*([given] if isinstance(given, str) else given), "layernorm"]
 
 
-def _constrained(result: RewriteResult, built: Model) -> tuple[tuple[NodeId, ...], bool]:
-    """The nodes of which a weak build must be told: those that a decision keeps in FP32.
+def _constrained(result: RewriteResult, built: Model) -> tuple[dict[NodeId, str], bool]:
+    """The nodes of which a weak build must be told, and their precision: those that a decision keeps above the low one.
 
     A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by
     default. Where it reads what a constrained node stores in FP32, it gets one too; but TensorRT 8.6 compiles neither
@@ -394,25 +407,31 @@ def _constrained(result: RewriteResult, built: Model) -> tuple[tuple[NodeId, ...
     assert result.assignment is not None
     index = GraphIndex(built.proto)
     folded = constant_values(index)
-    chosen: dict[NodeId, None] = {}
+    chosen: dict[NodeId, str] = {}
     following: list[NodeId] = []
-    for typing in result.assignment.kept:
+    for typing in result.assignment.nodes.values():
         found = index.find(typing.node)
         if not typing.decided or found is None or found[0].kind != "main" or typing.node.output in folded:
+            continue
+        if typing.compute == result.assignment.options.precision:
             continue
         if typing.keep_as == "compute":
             following.append(typing.node)
         else:
-            chosen[typing.node] = None
-    stored = {name for node in chosen for name in _node(index, node).output}
-    chosen.update((node, None) for node in following if stored.intersection(_node(index, node).input))
-    return tuple(chosen), any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
+            chosen[typing.node] = typing.compute
+    wide = (node for node, precision in chosen.items() if precision == "fp32")
+    stored = {name for node in wide for name in _node(index, node).output}
+    chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
+    return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
 
 
-def _constraints(nodes: Sequence[NodeId], built: Model) -> tuple[Constraint, ...]:
+def _constraints(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constraint, ...]:
     index = GraphIndex(built.proto)
-    found = [_node(index, node) for node in nodes]
-    return tuple(Constraint(node.name, tuple(name for name in node.output if name)) for node in found)
+    found = [(_node(index, node), precision) for node, precision in nodes.items()]
+    return tuple(
+        Constraint(node.name, tuple(name for name in node.output if name), precision, precision)
+        for node, precision in found
+    )
 
 
 def _node(index: GraphIndex, identity: NodeId) -> NodeProto:

@@ -13,6 +13,7 @@ from precision_planner.numerics.tolerance import Tolerance
 from precision_planner.planning import Target
 from precision_planner.planning.decide import Choice
 from precision_planner.planning.search import (
+    DEFAULT_BUDGET,
     Budget,
     OwnMetric,
     Region,
@@ -20,7 +21,6 @@ from precision_planner.planning.search import (
     SearchReport,
     Setting,
     find_plan,
-    parse_budget,
 )
 from precision_planner.rewriting import rewrite
 from precision_planner.typing import Decision
@@ -36,14 +36,14 @@ class SearchRequest:
     """What the user wants of a search.
 
     Attributes:
-      budget: see `parse_budget`.
+      budget: evaluations or seconds.
       jobs: evaluations at once.
       scheduler: address of a dask scheduler.
       metrics: the user's own metrics by name.
       stop: asked before each evaluation; True ends the search.
     """
 
-    budget: str | int | float | Budget | None = None
+    budget: Budget = DEFAULT_BUDGET
     jobs: int = 1
     scheduler: str | None = None
     metrics: Mapping[str, OwnMetric] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def search_choice(
         target,
         setting,
         SearchOptions(
-            parse_budget(request.budget),
+            request.budget,
             request.jobs,
             request.scheduler,
             _raisable_on_86 if target.name == "tensorrt-8.6" else _always,

@@ -49,8 +49,8 @@ class Constraint:
     Attributes:
       node: the ONNX node's name, '' where it has none.
       outputs: its outputs, by which its layers are found where TensorRT does not know the name.
-      precision: the layer precision, 'fp32'.
-      output_type: the layer output type, 'fp32': a layer computed in FP32 may otherwise still store FP16.
+      precision: the layer precision: 'fp32', or 'bf16' in a plan for FP16.
+      output_type: the layer output type, the same: a layer computed in FP32 may otherwise still store FP16.
     """
 
     node: str

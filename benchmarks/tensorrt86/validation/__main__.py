@@ -36,11 +36,21 @@ def merge(arguments: list[str]) -> None:
         for line in Path(name).read_text().splitlines():
             # a diverged engine writes NaN, which JSON does not have
             result = json.loads(line, parse_constant=lambda _: None)
-            result.pop("job", None)
+            job = result.pop("job", {})
             result.pop("said", None)
-            found["engines"][result.pop("id")] = result
+            if "search" in job:
+                found.setdefault("cuts", {})[result["id"]] = cut_of(job, result)
+            else:
+                found["engines"][result.pop("id")] = result
     clean = json.loads(json.dumps(found), parse_constant=lambda _: None)
     RESULTS.write_text(json.dumps(clean, indent=1, sort_keys=True) + "\n")
+
+
+def cut_of(job: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of an engine that a search built: what it was, and its error."""
+    kept = {key: job[key] for key in ("kind", "level", "cut", "depth", "keep") if key in job}
+    outputs = result.get("outputs", {})
+    return {**kept, "rel_l2": [o["rel_l2"] for o in outputs.values()], "error": result.get("error")}
 
 
 def error(outputs: Mapping[str, Mapping[str, Any]]) -> float:
@@ -63,9 +73,9 @@ def number(value: float) -> str:
 def rows(found: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
     """The table's lines, and what each engine comes to."""
     lines = [
-        "| model | exporter, opset | engine | predicted fused | typed | measured | ratio | predicted | measured "
-        "| SAD | layers half / float / mixed | ms |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | exporter, opset | engine | level | predicted fused | typed | measured | ratio | predicted "
+        "| measured | SAD | layers half / float / mixed | ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     judged = []
     for name, about in sorted(found["cases"].items()):
@@ -84,7 +94,8 @@ def rows(found: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
             ms = engine.get("ms", {})
             sad = max((o["sad"] or 0.0 for o in engine["outputs"].values()), default=0.0)
             cells = [
-                name, f"{about['exporter']} {about['opset']}", kind, number(error(fused["outputs"])),
+                name, f"{about['exporter']} {about['opset']}", kind, str(engine.get("level", 3)),
+                number(error(fused["outputs"])),
                 number(error(typed["outputs"])), number(measured), number(by), says, said if used else f"{said} (FP32)",
                 number(sad), "/".join(str(counts.get(key, "?")) for key in ("half", "float", "mixed")),
                 f"{list(ms.values())[-1]:.2f}" if ms else "",

@@ -4,68 +4,56 @@ from __future__ import annotations
 
 from typing import Any
 
-STEPS = {
-    "pow": r".*/Pow",
-    "mean": r".*/ReduceMean",
-    "variance": r".*/ReduceMean_1",
-    "sub": r".*norm.*/Sub",
-    "eps": r".*norm.*/Add",
-    "sqrt": r".*/Sqrt",
-    "div": r".*norm.*/Div",
-    "affine": r".*norm.*/(Mul|Add_1)",
-    "statistics": r".*norm.*/(Pow|ReduceMean_1|Add|Sqrt)",
-    "norms": r".*norm.*/(ReduceMean|Sub|Pow|ReduceMean_1|Add|Sqrt|Div|Mul|Add_1)",
-    "patch-norms": r".*patch_embeddings.*norm.*/.*",
-    "reduction-norms": r".*attention.*norm.*/.*",
-    "stage-norms": r".*stages\.\d+/layer_norm/.*",
-    "block-norms": r".*blocks.*/layernorm_.*",
-    "head": r".*decode_head.*",
-    "convolutions": r".*/Conv",
-    "products": r".*/MatMul(_\d+)?",
-    "softmax": r".*/Softmax",
-    "gelu": r".*activation_fn.*",
-    "residuals": r".*blocks\.\d+/Add(_1)?",
-    "all-but-norms": r"(?!.*norm).*",
-}
-"""Parts of a decomposed SegFormer that are kept in FP32, one part an engine: regular expressions on layer names."""
-
-
-SLOW = ("massive", "ffn", "segformer", "segformer-small")
-"""Begun first: their builds are long, or others wait for what they show."""
+ORDER = (
+    "vit", "gpt2-overflow", "llama-outliers", "t5", "gpt2", "llama", "whisper", "deit-dynamo", "swin",
+    "vit-tiny-linears", "qwen3-dynamo", "deberta", "resnet-pixels", "unet", "style-written", "convnext", "sam",
+    "poolformer", "segformer-224", "segformer-fused", "mobilevit", "style", "resnet", "segformer-128",
+)  # fmt: skip
+"""The most telling first; then those that are not named."""
+LEVELS = {
+    name: 1
+    for name in (
+        "resnet", "resnet-pixels", "unet", "style", "style-written", "convnext", "convnext-dynamo", "poolformer",
+        "mobilevit", "sam",
+    )
+}  # fmt: skip
+"""Builder optimization level where it is not TensorRT's 3: networks of convolutions, each of which has hundreds of
+kernels to time. Level 1 times the few that TensorRT's heuristic puts first."""
+SEARCHES = (("segformer", 0), ("segformer-128", 3), ("segformer-small", 3), ("segformer-128", 0))
+"""Decomposed SegFormers, and the level: the first value that is wrong is searched for where the whole is wrong."""
 
 
 def jobs_of(case: dict[str, Any]) -> list[dict[str, Any]]:
-    """The engines of a case: plain FP32, --fp16, everything forced to half; the diagnosis of a SegFormer.
+    """The engines of a case: plain FP32, --fp16, everything forced to half; whole SegFormers at other levels.
 
-    A job: id, case, kind (fp32, fp16, half), priority (small first), mark (values made outputs), keep (regular
-    expression of layers that are FP32 by obey), level (builder optimization level), when (the job whose relative error
-    must be above 0.01), first_bad (mark the steps of the first bad norm that job `first_bad` found).
+    A job: id, case, kind (fp32, fp16, half), priority (small first), level (builder optimization level, TensorRT's
+    default where missing). `search.py` adds jobs with cut (the value where the graph ends), depth (computing nodes
+    before it) and keep (regular expression of layers that are FP32 by obey).
     """
     name = case["case"]
-    first = 0 if name in SLOW else 2
+    place = ORDER.index(name) if name in ORDER else len(ORDER)
+    level = {"level": LEVELS[name]} if name in LEVELS else {}
     jobs = [
-        {"id": f"{name}.{kind}", "case": name, "kind": kind, "priority": priority}
-        for kind, priority in (("fp16", first), ("half", first), ("fp32", 3))
+        {"id": f"{name}.{kind}", "case": name, "kind": kind, "priority": priority, **level}
+        for kind, priority in (("fp16", 10 + place), ("half", 10 + place), ("fp32", 60 + place))
     ]
-    norms = case.get("norms", [])
-    if not norms:
-        return jobs
-
-    def add(suffix: str, priority: int, **more: Any) -> None:
-        jobs.append({"id": f"{name}.{suffix}", "case": name, "kind": "fp16", "priority": priority, **more})
-
-    outs = [steps["Add_1"] for steps in norms]
-    always: dict[str, Any] = {} if name == "segformer" else {"when": f"{name}.fp16"}
-    when = {"when": f"{name}.fp16"}
-    add("marked", 1, mark=outs, **always)
-    add("marked-half", 6, mark=outs, kind="half", **when)
-    add("keep-norms", 1, keep=STEPS["norms"], **always)
-    add("level-0", 1, level=0, **always)
-    add("first-bad", 1, first_bad=f"{name}.marked", **when)
-    for number in (0, 1, len(norms) // 4, len(norms) // 2, len(norms) - 1):
-        add(f"mark-{number}", 5, mark=[outs[number]], **when)
-    add("steps-0", 1, mark=list(norms[0].values()), **when)
-    for part, pattern in STEPS.items():
-        if part != "norms":
-            add(f"keep-{part}", 4, keep=pattern, **when)
+    for searched, at in SEARCHES:
+        if searched == name and at != 3:
+            jobs += [
+                {"id": f"{name}.{kind}-level-{at}", "case": name, "kind": kind, "level": at, "priority": 1}
+                for kind in ("fp16", "fp32", "half")
+            ]
+        elif searched == name:
+            jobs[0]["priority"] = 2
+    if name == "segformer-fused":
+        jobs.append({"id": f"{name}.fp16-level-0", "case": name, "kind": "fp16", "level": 0, "priority": 1})
     return jobs
+
+
+def searches_of(cases: set[str]) -> list[dict[str, Any]]:
+    """The searches among some cases: the case, the level, the job that builds the whole."""
+    return [
+        {"case": name, "level": level, "full": f"{name}.fp16" + ("" if level == 3 else f"-level-{level}")}
+        for name, level in SEARCHES
+        if name in cases
+    ]

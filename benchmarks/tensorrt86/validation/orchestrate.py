@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Do all jobs of a folder of cases on this machine's GPU, several at once, within a time; called by run_validation.sh.
 
-    orchestrate.py CASES OUT        with BUDGET (seconds, default 280), JOBS (engines built at once, default 15)
+    orchestrate.py CASES OUT        with BUDGET (seconds, default 280), JOBS (engines built at once, default 6),
+                                    LIMIT (seconds an engine, default 90)
 
-Writes OUT/results.jsonl as it goes, OUT/details.tar.gz (the inspector's layers of every engine) and OUT/summary.txt.
-CASES/done.jsonl, the results.jsonl of an earlier run, names jobs that need not be done again.
+Writes OUT/results.jsonl as it goes, OUT/searches.json, OUT/details.tar.gz (the inspector's layers of every engine) and
+OUT/summary.txt. CASES/done.jsonl, the results.jsonl of an earlier run, names jobs that need not be done again.
 """
 
 import json
@@ -12,180 +13,199 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+
+from search import Search  # noqa: E402
+
 JOB = os.path.join(HERE, "job.py")
-LARGE = 0.01
-"""Relative error from which a diagnosis is worth its engines."""
-PREPARERS = 8
-"""Cases prepared at once: the others build what is ready."""
-DIAGNOSED = 2
-"""Models diagnosed in full; each costs some thirty engines."""
+PREPARERS = 4
+"""Cases prepared at once, on the CPU, beside the builds."""
+SEARCHERS = 3
+"""Engines built at once for the searches, at most."""
+STARTING = 45
+"""Seconds more that the first engine of a process may take."""
+
+
+class Builder:
+    """A process that builds engines, and another when it is gone."""
+
+    def __init__(self, work, out):
+        self.command = [sys.executable, JOB, "serve", work, out]
+        self.process = None
+
+    def ask(self, job, limit, left):
+        """None when the job is done, with whatever result; else why it was not. Both times are seconds."""
+        if self.process is None or self.process.poll() is not None:
+            self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True
+            )
+            limit += STARTING
+        limit = min(limit, left)
+        watchdog = threading.Timer(limit, self.process.kill)
+        start = time.monotonic()
+        watchdog.start()
+        try:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has just ended: reading says so
+        for line in self.process.stdout:
+            if line.startswith("DONE"):
+                watchdog.cancel()
+                return None
+        watchdog.cancel()
+        code = self.process.wait()
+        if time.monotonic() - start >= limit:
+            return "over its limit of %.0f s" % limit
+        self.said.seek(0)
+        return "the process ended with %s: %s" % (code, self.said.read()[-500:])
+
+    def stop(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
 
 
 class Work:
-    """The queue, and what came out; all methods but `worker` are called with the lock held or before the threads."""
+    """The queue, and what came out; methods are called with the lock held, `build_all` and `prepare_all` without."""
 
     def __init__(self, cases, out, work, budget):
         self.cases, self.out, self.work = cases, out, work
         self.start = time.monotonic()
         self.deadline = self.start + budget
-        self.reserve = min(45, budget / 6)
+        self.reserve = min(20, budget / 6)
         self.lock = threading.Condition()
-        self.results, self.prepared, self.failed, self.running = {}, set(), {}, set()
-        self.diagnosed, self.done_before = [], set()
-        self.pending, self.preparing = [], 0
-        earlier = os.path.join(cases, "done.jsonl")
-        if os.path.exists(earlier):
-            with open(earlier, encoding="utf-8") as file:
-                for line in file:
-                    result = json.loads(line)
-                    if "outputs" in result:
-                        self.results[result["id"]] = result
-                        self.done_before.add(result["id"])
-        with open(os.path.join(cases, "jobs.jsonl"), encoding="utf-8") as file:
-            for number, line in enumerate(file):
-                job = json.loads(line)
-                only = os.environ.get("ONLY")
-                if job["id"] not in self.done_before and (not only or job["case"] in only.split(",")):
-                    self.pending.append((job["priority"], number, job))
-        self.pending.sort(key=lambda item: item[:2])
-        wanted = {job["case"] for _, _, job in self.pending}
-        self.to_prepare = sorted(wanted, key=lambda c: (c not in ("massive", "ffn"), not c.startswith("segformer"), c))
+        self.results, self.prepared, self.failed = {}, set(), {}
+        self.running = []
+        self.pending, self.done_before = [], set()
+        only = os.environ.get("ONLY", "").split(",") if os.environ.get("ONLY") else None
+        for result in self.lines("done.jsonl"):
+            if "outputs" in result:
+                self.results[result["id"]] = result
+                self.done_before.add(result["id"])
+        for job in self.lines("jobs.jsonl"):
+            if job["id"] not in self.done_before and (only is None or job["case"] in only):
+                self.pending.append(job)
+        self.searches = [
+            Search(s["case"], s["level"], s["full"])
+            for s in self.lines("searches.jsonl")
+            if only is None or s["case"] in only
+        ]
+        first = [search.case for search in self.searches[:1]]
+        ordered = sorted(self.pending, key=lambda job: job["priority"])
+        self.to_prepare = list(dict.fromkeys([*first, *(job["case"] for job in ordered)]))
+
+    def lines(self, name):
+        path = os.path.join(self.cases, name)
+        if not os.path.exists(path):
+            return []
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
     def error_of(self, name):
-        """Largest relative error of a finished job's outputs; None while it is not there; NaN counts as large."""
+        """Largest relative error of a finished job's outputs; None while there is none; NaN counts as infinite."""
         result = self.results.get(name)
         if result is None or "outputs" not in result:
             return None
         errors = [o["rel_l2"] for o in result["outputs"].values()]
         return max((float("inf") if e is None or e != e else e) for e in errors)
 
-    def is_ready(self, job):
-        if job["case"] not in self.prepared:
-            return False
-        if "first_bad" in job and job["first_bad"] not in self.results:
-            return False
-        if "when" not in job:
-            return True
-        error = self.error_of(job["when"])
-        if error is None or error <= LARGE:
-            return False
-        if job["case"] not in self.diagnosed:
-            if len(self.diagnosed) >= DIAGNOSED:
-                return False
-            self.diagnosed.append(job["case"])
-        return True
-
-    def is_dead(self, job):
-        """Whether a job can never become ready."""
-        if job["case"] in self.failed:
-            return True
-        for key in ("when", "first_bad"):
-            if key in job and job[key] in self.results:
-                error = self.error_of(job[key])
-                if error is None or (key == "when" and error <= LARGE):
-                    return True
-        full = len(self.diagnosed) >= DIAGNOSED and job["case"] not in self.diagnosed
-        return "when" in job and full
-
-    def take(self):
-        """("prepare", case), ("build", job), or None when nothing is ready now."""
-        if self.to_prepare and self.preparing < PREPARERS:
-            self.preparing += 1
-            return "prepare", self.to_prepare.pop(0)
-        for place, (_, _, job) in enumerate(self.pending):
-            if self.is_ready(job):
-                del self.pending[place]
-                return "build", self.filled(job)
-        self.pending = [item for item in self.pending if not self.is_dead(item[2])]
-        return None
-
-    def filled(self, job):
-        """A job that marks the steps of the first bad norm, with those values."""
-        if "first_bad" not in job:
-            return job
-        with open(os.path.join(self.cases, job["case"], "case.json"), encoding="utf-8") as file:
-            norms = json.load(file)["norms"]
-        found = dict(self.results[job["first_bad"]].get("marked", []))
-        for steps in norms:
-            error = found.get(steps["Add_1"], {}).get("rel_l2", 0)
-            if error is None or error != error or error > 5e-3:
-                return dict(job, mark=list(steps.values()))
-        return dict(job, mark=list(norms[-1].values()))
-
     def left(self):
         return self.deadline - self.reserve - time.monotonic()
 
-    def call(self, arguments, limit):
-        """Exit status and the end of what a process said; killed at its limit."""
-        try:
-            done = subprocess.run(
-                [sys.executable, JOB, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit
-            )
-            return done.returncode, done.stdout.decode(errors="replace")[-600:]
-        except subprocess.TimeoutExpired:
-            return -1, "over its limit of %.0f s" % limit
+    def search_on(self):
+        """Begin the searches whose whole engine is there, and queue what the others want."""
+        for search in self.searches:
+            error = self.error_of(search.full)
+            if search.state == "waiting" and error is not None and search.case in self.prepared:
+                with open(os.path.join(self.work, search.case, "values.json"), encoding="utf-8") as file:
+                    search.begin(json.load(file)["cuts"], error)
+            self.pending = [
+                job for job in self.pending if job.get("search") != search.prefix or not search.gives_up(job)
+            ]
+            self.pending += search.wanted()
+        self.pending.sort(key=lambda job: job["priority"])
 
-    def record(self, result):
+    def take(self):
+        """The next job, or None when nothing is ready now."""
+        self.search_on()
+        searching = sum("search" in job for job in self.running)
+        for place, job in enumerate(self.pending):
+            if job["case"] in self.prepared and ("search" not in job or searching < SEARCHERS):
+                self.running.append(job)
+                return self.pending.pop(place)
+        return None
+
+    def record(self, job, result):
         self.results[result["id"]] = result
+        for search in self.searches:
+            if job.get("search") == search.prefix and "plain" in job:
+                search.learn(job["index"], self.error_of(result["id"]))
+        if "over its limit" in result.get("error", "") and job.get("level", 3) > 1 and "search" not in job:
+            self.pending.append(dict(job, level=1, priority=90))  # a faster build, if there is time at the end
         with open(os.path.join(self.out, "results.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
-        outputs = result.get("outputs", {})
-        worst = ["%.2g" % o["rel_l2"] for o in list(outputs.values())[:3]]
+        with open(os.path.join(self.out, "searches.json"), "w", encoding="utf-8") as file:
+            json.dump([search.line() for search in self.searches], file, indent=1)
+        worst = ["%.2g" % o["rel_l2"] for o in list(result.get("outputs", {}).values())[:3]]
+        said = result.get("verdict", ""), " ".join(worst), job.get("cut", ""), result.get("error", "")[:160]
+        spent = result.get("build_s", 0)
         print(
-            "%5.0f s  %-34s %s %s %s" % (
-                time.monotonic() - self.start, result["id"], result.get("verdict", ""), " ".join(worst),
-                result.get("error", "")[:160],
-            ),
+            "%5.0f s %5.1f s %-34s %s %s %s %s" % (time.monotonic() - self.start, spent, result["id"], *said),
             flush=True,
-        )  # fmt: skip
+        )
 
-    def worker(self):
+    def build_all(self):
+        """A thread's work: build what is ready, until there is nothing or no time left."""
+        builder = Builder(self.work, os.path.join(self.out, "jobs"))
         while True:
             with self.lock:
-                taken = self.take()
-                while taken is None:
-                    if self.left() < 5 or (not self.pending and not self.running) or not self.running:
-                        self.lock.notify_all()
-                        return
+                job = self.take()
+                while job is None and self.left() >= 5 and (self.to_prepare or self.running or self.pending):
                     self.lock.wait(1.0)
-                    taken = self.take()
-                if self.left() < 5:
-                    self.lock.notify_all()
-                    return
-                what, subject = taken
-                name = subject if what == "prepare" else subject["id"]
-                self.running.add(name)
-            if what == "prepare":
-                limit = min(120, self.left())
-                code, said = self.call(["prepare", os.path.join(self.cases, subject), self.work], limit)
-                with self.lock:
-                    self.preparing -= 1
-                    if code == 0:
-                        self.prepared.add(subject)
-                    else:
-                        self.failed[subject] = said
-                        print("not prepared: %s: %s" % (subject, said), flush=True)
-            else:
-                path = os.path.join(self.out, "jobs", name + ".json")
-                limit = min(float(os.environ.get("LIMIT", 200)), self.left())
-                code, said = self.call(["build", json.dumps(subject), self.work, os.path.join(self.out, "jobs")], limit)
-                result = {
-                    "id": name,
-                    "case": subject["case"],
-                    "kind": subject["kind"],
-                    "error": "%s: %s" % (code, said),
-                }
-                if os.path.exists(path):
-                    with open(path, encoding="utf-8") as file:
-                        result = json.load(file)
-                with self.lock:
-                    self.record(result)
+                    job = self.take()
+                if job is None or self.left() < 5:
+                    break
+            path = os.path.join(self.out, "jobs", job["id"] + ".json")
+            said = builder.ask(job, float(os.environ.get("LIMIT", "90")), self.left())
+            result = {"id": job["id"], "case": job["case"], "kind": job["kind"], "job": job, "error": str(said)}
+            if os.path.exists(path):
+                with open(path, encoding="utf-8") as file:
+                    result = json.load(file)
             with self.lock:
-                self.running.discard(name)
+                self.running.remove(job)
+                self.record(job, result)
+                self.lock.notify_all()
+        builder.stop()
+
+    def prepare_all(self):
+        """A thread's work: prepare cases, in the order of their jobs."""
+        while True:
+            with self.lock:
+                if not self.to_prepare or self.left() < 5:
+                    return
+                case = self.to_prepare.pop(0)
+            command = [sys.executable, JOB, "prepare", os.path.join(self.cases, case), self.work]
+            if case in {search.case for search in self.searches}:
+                command.append("searched")
+            try:
+                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100)
+                said = done.stdout.decode(errors="replace")[-600:] if done.returncode else None
+            except subprocess.TimeoutExpired:
+                said = "over its limit"
+            with self.lock:
+                if said is None:
+                    self.prepared.add(case)
+                else:
+                    self.failed[case] = said
+                    self.pending = [job for job in self.pending if job["case"] != case]
+                    print("not prepared: %s: %s" % (case, said), flush=True)
                 self.lock.notify_all()
 
     def time_all(self):
@@ -193,10 +213,16 @@ class Work:
         todo = [
             name for name, result in self.results.items()
             if name not in self.done_before and "outputs" in result and name.split(".")[-1] in ("fp32", "fp16", "half")
+            and "search" not in result["job"]
         ]  # fmt: skip
         jobs = os.path.join(self.out, "jobs")
         while todo and self.deadline - time.monotonic() > 8:
-            code, said = self.call(["time", self.work, jobs, *todo], self.deadline - time.monotonic() - 5)
+            command = [sys.executable, JOB, "time", self.work, jobs, *todo]
+            code = -1
+            try:
+                code = subprocess.run(command, timeout=self.deadline - time.monotonic() - 4).returncode
+            except subprocess.TimeoutExpired:
+                print("timing: no time left", flush=True)
             timed = []
             for name in todo:
                 with open(os.path.join(jobs, name + ".json"), encoding="utf-8") as file:
@@ -204,8 +230,6 @@ class Work:
                 if "ms" in result:
                     self.results[name] = result
                     timed.append(name)
-            if code != 0:
-                print("timing: %s %s" % (code, said), flush=True)
             todo = [name for name in todo if name not in timed][1 if code else 0 :]
             if not code:
                 break
@@ -226,7 +250,7 @@ class Work:
                 file.write(" | ".join(map(str, line)) + "\n")
             for case, said in self.failed.items():
                 file.write("not prepared | %s | %s\n" % (case, said))
-            for _, _, job in self.pending:
+            for job in self.pending:
                 file.write("not done | %s\n" % job["id"])
 
 
@@ -235,8 +259,9 @@ def main():
     work = os.environ.get("WORK", "/tmp/validation-work")
     os.makedirs(os.path.join(out, "jobs"), exist_ok=True)
     os.makedirs(work, exist_ok=True)
-    todo = Work(cases, out, work, float(os.environ.get("BUDGET", 280)))
-    threads = [threading.Thread(target=todo.worker) for _ in range(int(os.environ.get("JOBS", 15)))]
+    todo = Work(cases, out, work, float(os.environ.get("BUDGET", "280")))
+    threads = [threading.Thread(target=todo.prepare_all) for _ in range(PREPARERS)]
+    threads += [threading.Thread(target=todo.build_all) for _ in range(int(os.environ.get("JOBS", "6")))]
     for thread in threads:
         thread.start()
     for thread in threads:

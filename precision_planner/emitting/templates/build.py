@@ -385,7 +385,8 @@ def load_config(builder, network, low=True):
         name = "AMPERE_PLUS" if level is True else str(level).upper().replace("+", "_PLUS")
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, name)
     if PLAN["typing"] == "weak" and low:
-        for name in (PLAN["precision"].upper(), "OBEY_PRECISION_CONSTRAINTS"):
+        kept = {entry["precision"] for entry in PLAN["constraints"]} - {"fp32"}
+        for name in (*sorted(kind.upper() for kind in kept | {PLAN["precision"]}), "OBEY_PRECISION_CONSTRAINTS"):
             flag = getattr(trt.BuilderFlag, name, None)
             if flag is None:
                 raise SystemExit("build.py: TensorRT %s has no builder flag %s" % (trt.__version__, name))

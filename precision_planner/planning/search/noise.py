@@ -13,10 +13,10 @@ Cast in front of a reader rounds them all the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from precision_planner.model import GraphIndex, NodeId, Scope
+from precision_planner.model import GraphIndex, Scope
 from precision_planner.planning.search.regions import Region
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import EXACT, PRODUCTS
@@ -36,7 +36,7 @@ class Atom:
       handed_on: values that other regions read; else the region's own roundings.
       values: values rounded where they are made.
       edges: values and constants rounded where they are read.
-      readers: the regions that read `values`.
+      readers: the regions that read what is handed on.
     """
 
     region: int
@@ -51,56 +51,91 @@ def atoms_of(
 ) -> tuple[Atom, ...]:
     """The roundings of a plan, by region; those that nothing takes away are `NOBODY`'s.
 
+    A value that was only moved belongs to the region that made it. What comes from constants or inputs through nodes
+    that only move (an embedding's table) belongs to those that read it.
+
     Args:
       plan: of the graph, with everything low that the search may raise.
       index: of the graph.
       regions: of the graph.
       tf32: raised products use TF32.
     """
-    region_of = {node: number for number, region in enumerate(regions) for node in region.nodes}
+    flow = _Flow(index, regions)
     own: dict[int, tuple[list[ValueKey], list[EdgeKey]]] = {}
-    out: dict[int, tuple[list[ValueKey], set[int]]] = {}
+    handed: dict[tuple[int, frozenset[int]], tuple[list[ValueKey], list[EdgeKey]]] = {}
     for key in plan.values:
         scope = index.by_path[key[0]]
-        maker = scope.producer(key[1])
-        number = NOBODY if maker is None else region_of.get(index.node_id(scope, maker), NOBODY)
-        readers = _readers(index, scope, key[1], region_of)
-        if number == NOBODY or (readers <= {number} and not scope.is_output(key[1])):
-            own.setdefault(number, ([], []))[0].append(key)
+        origin, readers = flow.origin(scope, key[1]), flow.readers(scope, key[1])
+        if origin is not None and readers <= {origin} and not scope.is_output(key[1]):
+            own.setdefault(origin, ([], []))[0].append(key)
         else:
-            values, known = out.setdefault(number, ([], set()))
-            values.append(key)
-            known.update(readers - {number})
+            handed.setdefault(_holder(origin, readers), ([], []))[0].append(key)
     for edge in plan.edges:
-        scope = index.by_path[edge[0]]
-        # TF32 rounds the operands of a raised product as FP16 does: nothing is gained there
-        stays = tf32 and scope.nodes[edge[1]].op_type in PRODUCTS
-        number = NOBODY if stays else region_of.get(index.node_id(scope, edge[1]), NOBODY)
-        own.setdefault(number, ([], []))[1].append(edge)
+        scope, node = index.by_path[edge[0]], index.by_path[edge[0]].nodes[edge[1]]
+        number = flow.region(scope, edge[1])
+        if tf32 and node.op_type in PRODUCTS:
+            # TF32 rounds the operands of a raised product as FP16 does: nothing is gained there
+            own.setdefault(NOBODY, ([], []))[1].append(edge)
+        elif number is not None:
+            own.setdefault(number, ([], []))[1].append(edge)
+        else:
+            readers = frozenset().union(*(flow.readers(scope, name) for name in node.output if name))
+            handed.setdefault(_holder(None, readers), ([], []))[1].append(edge)
     found = [Atom(n, False, tuple(values), tuple(edges)) for n, (values, edges) in own.items()]
-    found += [Atom(n, True, tuple(values), (), frozenset(readers)) for n, (values, readers) in out.items()]
-    return tuple(sorted(found, key=lambda atom: (atom.region, atom.handed_on)))
+    found += [Atom(n, True, tuple(values), tuple(edges), readers) for (n, readers), (values, edges) in handed.items()]
+    return tuple(sorted(found, key=lambda atom: (atom.region, atom.handed_on, sorted(atom.readers))))
 
 
-def _readers(index: GraphIndex, scope: Scope, value: str, region_of: Mapping[NodeId, int]) -> set[int]:
-    """The regions that read a value, seen through nodes that only move it."""
-    found: set[int] = set()
-    waiting, seen = [(scope, value)], {(scope.path, value)}
-    while waiting:
-        here, name = waiting.pop()
-        uses = [(here, use.position) for use in here.consumers(name)]
-        uses += [(body, use.position) for body, use in here.captures.get(name, ())]
-        for reader, position in uses:
-            node = reader.nodes[position]
-            number = region_of.get(index.node_id(reader, position))
-            if number is not None:
-                found.add(number)
-            elif node.op_type in EXACT:
-                for output in node.output:
-                    if output and (reader.path, output) not in seen:
-                        seen.add((reader.path, output))
-                        waiting.append((reader, output))
-    return found
+def _holder(origin: int | None, readers: frozenset[int]) -> tuple[int, frozenset[int]]:
+    """(region, other readers) of what is handed on; the first reader's where no region made it."""
+    if origin is None:
+        origin = min(readers, default=NOBODY)
+    return origin, readers - {origin}
+
+
+class _Flow:
+    """Which region made a value and which read it, seen through nodes that only move it."""
+
+    def __init__(self, index: GraphIndex, regions: Sequence[Region]) -> None:
+        self._index = index
+        self._region_of = {node: number for number, region in enumerate(regions) for node in region.nodes}
+
+    def region(self, scope: Scope, position: int) -> int | None:
+        """The region of a node."""
+        return self._region_of.get(self._index.node_id(scope, position))
+
+    def origin(self, scope: Scope, value: str) -> int | None:
+        """The region that made a value; None for constants, inputs, and what no region makes."""
+        seen: set[str] = set()
+        while value and value not in seen:
+            seen.add(value)
+            position = scope.producer(value)
+            if position is None:
+                return None
+            number = self.region(scope, position)
+            if number is not None or scope.nodes[position].op_type not in EXACT:
+                return number
+            value = next((name for name in scope.nodes[position].input if name), "")
+        return None
+
+    def readers(self, scope: Scope, value: str) -> frozenset[int]:
+        """The regions that read a value."""
+        found: set[int] = set()
+        waiting, seen = [(scope, value)], {(scope.path, value)}
+        while waiting:
+            here, name = waiting.pop()
+            uses = [(here, use.position) for use in here.consumers(name)]
+            uses += [(body, use.position) for body, use in here.captures.get(name, ())]
+            for reader, position in uses:
+                number = self.region(reader, position)
+                if number is not None:
+                    found.add(number)
+                elif reader.nodes[position].op_type in EXACT:
+                    for output in reader.nodes[position].output:
+                        if output and (reader.path, output) not in seen:
+                            seen.add((reader.path, output))
+                            waiting.append((reader, output))
+        return frozenset(found)
 
 
 def restricted(plan: RoundingPlan, atoms: Iterable[Atom]) -> RoundingPlan:

@@ -33,6 +33,8 @@ STRICTER = 0.8
 HOPELESS = 1e-3
 """Aims below this part of the tolerance are not tried."""
 
+UNREACHABLE = "with everything in FP32 that may be, the tolerance is missed"
+
 Ask = Callable[[Sequence[Question]], Sequence[Judgement]]
 """Questions -> judgements, in this order."""
 Progress = Callable[[str], None]
@@ -162,7 +164,9 @@ class _Search:
             return
         # everything in FP32: dear, but it says what can be reached, and is there if the search is cut short
         self._say("what can be reached")
-        self._judge([start.raising(frozenset(free))])
+        everything = self._judge([start.raising(frozenset(free))])[0]
+        if not everything.passed:
+            raise Stopped(UNREACHABLE)
         if not math.isfinite(self._known[start].energy):
             return
         self._say(f"the error that each of {len(free)} regions makes")
