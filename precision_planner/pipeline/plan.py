@@ -329,7 +329,8 @@ def _predict(
     """The difference between the FP32 model and what the build will compute, by simulation.
 
     A typed graph is simulated as ONNX defines it. A weak build may round anywhere it likes: the simulation takes the
-    worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated.
+    worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated, products added up
+    in FP16.
     """
     assert result.assignment is not None
     if target.strong:
@@ -350,6 +351,7 @@ def _predict(
         simulate=result.report["precision"],
         semantics="fused",
         keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
+        accumulation=target.accumulation,
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],

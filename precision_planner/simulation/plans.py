@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.accumulation import product_of
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import (
     EXACT,
@@ -162,6 +163,44 @@ def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:
         values={key: kind for key, kind in plan.values.items() if key not in inside},
         stored={key: kind for key, kind in plan.stored.items() if key not in inside},
     )
+
+
+def with_accumulation(
+    plan: RoundingPlan, model: Model, index: GraphIndex, types: TypeTable | None = None
+) -> RoundingPlan:
+    """A plan in which the products that read and write FP16 also add up in it.
+
+    Products that read or write FP32 or BF16 have FP32 accumulators. So have, for want of better, those whose
+    operands' ranks are unknown, and at an opset below 13 those whose length is known only at run time.
+
+    Args:
+      plan: of the model.
+      model: in FP32, without local functions.
+      index: of its proto.
+      types: of its values, where they are known.
+    """
+    known = infer_types(model, index) if types is None else types
+    found = dict(plan.accumulated)
+    for scope, position, node in index.nodes():
+        if not all(_reads_half(plan, index, scope, position, slot) for slot in (0, 1)):
+            continue
+        if plan.stored.get((scope.path, node.output[0])) != TensorProto.FLOAT16:
+            continue
+        product = product_of(node, scope, known, model.opset)
+        if product is not None:
+            found[scope.path, position] = product
+    return replace(plan, accumulated=found)
+
+
+def _reads_half(plan: RoundingPlan, index: GraphIndex, scope: Scope, position: int, slot: int) -> bool:
+    inputs = scope.nodes[position].input
+    if slot >= len(inputs):
+        return False
+    edge = plan.edges.get((scope.path, position, slot))
+    if edge is not None:
+        return edge == TensorProto.FLOAT16
+    holder = index.resolve(scope, inputs[slot])
+    return holder is not None and plan.stored.get((holder.path, inputs[slot])) == TensorProto.FLOAT16
 
 
 def _stays_inside(scope: Scope, value: str) -> bool:

@@ -28,12 +28,15 @@ from precision_planner.model import (
 from precision_planner.model.tensors import clear_values
 from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.accumulation import Product
+from precision_planner.simulation.chunks import write_chunks
 from precision_planner.simulation.schemas import TF32
 
 FORMAT_NAMES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TF32: "tf32"}
 
 ValueKey = tuple[tuple[str, ...], str]
 EdgeKey = tuple[tuple[str, ...], int, int]
+NodeKey = tuple[tuple[str, ...], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,14 @@ class RoundingPlan:
       stored: (scope, value) -> type, of every value that is stored low: those of `values`, and those that only move
         such values and need no rounding of their own.
       weights: "inf" (IEEE, what ONNX Cast does) or "saturate" (TensorRT's weak conversion of weights).
+      accumulated: (scope, node position) -> how its summation is cut, of products that add up in FP16.
     """
 
     values: Mapping[ValueKey, int] = field(default_factory=dict)
     edges: Mapping[EdgeKey, int] = field(default_factory=dict)
     weights: Overflow = "inf"
     stored: Mapping[ValueKey, int] = field(default_factory=dict)
+    accumulated: Mapping[NodeKey, Product] = field(default_factory=dict)
 
 
 def apply_rounding(model: Model, plan: RoundingPlan) -> Model:
@@ -91,13 +96,22 @@ class _Writer:
                 if (value, elem_type) not in rounded:
                     rounded[value, elem_type] = self._read_low(scope, graph, value, elem_type, nodes)
                 node.input[slot] = rounded[value, elem_type]
-            nodes.append(node)
+            product = self.plan.accumulated.get((scope.path, position))
+            casts: list[NodeProto] = []
             for slot, value in enumerate(list(node.output)):
                 elem_type = self.plan.values.get((scope.path, value)) if value else None
                 if elem_type is not None:
                     wide = f"{value}__planner_wide"
                     node.output[slot] = wide
-                    nodes.extend(cast_pair(wide, value, elem_type))
+                    casts.extend(cast_pair(wide, value, elem_type))
+            if product is None:
+                nodes.append(node)
+            else:
+                # a product that adds up in FP16 has no other 16-bit type for its result
+                parts, constants = write_chunks(node, product, self.model.opset, rounded=bool(casts))
+                nodes.extend(parts)
+                graph.initializer.extend(constants)
+            nodes.extend(casts)
         copies = [_copy(node) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)
