@@ -47,6 +47,7 @@ def compare(
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
     keep_fp32: Iterable[Any] = (),
+    keep_bf16: Iterable[Any] = (),
     tf32: bool | None = None,
     accumulation: Accumulation | None = None,
     layers: bool | None = None,
@@ -72,6 +73,7 @@ def compare(
       semantics: of the simulation, "typed" or "fused"; see `precision_planner.simulation`.
       weights: how constants are rounded, "ieee" or "saturate"; by default what the semantics say.
       keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
+      keep_bf16: nodes that are BF16 then.
       tf32: a simulation takes the operands of products that stay FP32 in TF32; None does as a plan's folder says.
       accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, but in FP16
         for a weakly typed plan, whose builder may choose such kernels.
@@ -97,7 +99,8 @@ def compare(
     if cand_side.is_weak_plan and simulate is None:
         # the graph is FP32, the types stand in the plan; a weak build may keep chains of operators in a kernel
         simulate, semantics = str(cand_side.plan["precision"]), "fused"
-        keep_fp32 = (*keep_fp32, *cand_side.kept)
+        keep_fp32 = (*keep_fp32, *cand_side.kept("fp32"))
+        keep_bf16 = (*keep_bf16, *cand_side.kept("bf16"))
         accumulation = accumulation or "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
@@ -110,6 +113,7 @@ def compare(
             semantics=semantics,
             weights=weights,
             keep_fp32=tuple(keep_fp32),
+            keep_bf16=tuple(keep_bf16),
             tf32=wants_tf32,
             accumulation=accumulation or "fp32",
         )

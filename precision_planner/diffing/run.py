@@ -54,6 +54,7 @@ class Runner:
         semantics: Semantics = "typed",
         weights: WeightPolicy | None = None,
         keep_fp32: tuple[Any, ...] = (),
+        keep_bf16: tuple[Any, ...] = (),
         tf32: bool = False,
         accumulation: Accumulation = "fp32",
     ) -> Runner:
@@ -65,6 +66,7 @@ class Runner:
           semantics: see `precision_planner.simulation.prepare`, as for the next two.
           weights: how constants are rounded.
           keep_fp32: what stays FP32.
+          keep_bf16: what is BF16 instead of FP16.
           tf32: products that stay FP32 are simulated in TF32.
           accumulation: of products that are simulated in FP16, "fp32" or "fp16".
         """
@@ -74,7 +76,7 @@ class Runner:
         elif self.side.engine is not None or self._provider == "tensorrt":
             self._open_tensorrt()
         else:
-            self._open_model(simulate, semantics, weights, keep_fp32, tf32, accumulation)
+            self._open_model(simulate, semantics, weights, keep_fp32, keep_bf16, tf32, accumulation)
         return self
 
     def run(self, batch: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
@@ -132,6 +134,7 @@ class Runner:
         semantics: Semantics,
         weights: WeightPolicy | None,
         keep_fp32: tuple[Any, ...],
+        keep_bf16: tuple[Any, ...],
         tf32: bool,
         accumulation: Accumulation,
     ) -> None:
@@ -148,6 +151,7 @@ class Runner:
                 model,
                 precision=simulate if not typed else None,
                 keep_fp32=keep_fp32,
+                keep_bf16=keep_bf16,
                 semantics=semantics,
                 weights=weights,
                 tf32=tf32,

@@ -351,6 +351,7 @@ def _predict(
         simulate=result.report["precision"],
         semantics="fused",
         keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
+        keep_bf16=[node.node for node in result.assignment.nodes.values() if node.compute == "bf16"],
         accumulation=target.accumulation,
         tolerance=bounds,
         metrics=metrics,

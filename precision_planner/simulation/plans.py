@@ -59,6 +59,7 @@ def all_low(
     elem_type: int,
     keep: Collection[NodeId] = (),
     weights: Overflow = "inf",
+    brain: Collection[NodeId] = (),
 ) -> RoundingPlan:
     """Everything float that can go low is low, but for the nodes kept.
 
@@ -68,14 +69,17 @@ def all_low(
       elem_type: FLOAT16 or BFLOAT16.
       keep: nodes that read, compute and store FP32.
       weights: how constants are rounded.
+      brain: nodes in BFLOAT16 instead, where they have it.
     """
-    kept = frozenset(keep)
+    kept, in_brain = frozenset(keep), frozenset(brain)
     found = element_types(model, index)
     low: dict[ValueKey, int] = {}
     values: dict[ValueKey, int] = {}
     edges: dict[EdgeKey, int] = {}
     for scope, position, node in index.nodes():
-        slots = None if index.node_id(scope, position) in kept else low_slots(node, model.opsets, elem_type)
+        identity = index.node_id(scope, position)
+        kind = TensorProto.BFLOAT16 if identity in in_brain else elem_type
+        slots = None if identity in kept else low_slots(node, model.opsets, kind)
         if slots is None:
             continue
         for slot in slots[0]:
@@ -83,14 +87,14 @@ def all_low(
             if holder is None:
                 continue
             key = (holder.path, node.input[slot])
-            if found.get(key) == TensorProto.FLOAT and key not in low:
-                edges[scope.path, position, slot] = elem_type
+            if found.get(key) == TensorProto.FLOAT and low.get(key) != kind:
+                edges[scope.path, position, slot] = kind
         for output_slot in slots[1]:
             key = (scope.path, node.output[output_slot])
             if found.get(key) == TensorProto.FLOAT:
-                low[key] = elem_type
+                low[key] = kind
                 if not _is_exact(node.op_type, node.domain):
-                    values[key] = elem_type
+                    values[key] = kind
     return RoundingPlan(values, edges, weights, low)
 
 

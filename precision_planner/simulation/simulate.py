@@ -87,6 +87,7 @@ def prepare(
     *,
     precision: str | None = None,
     keep_fp32: Iterable[str | NodeId] = (),
+    keep_bf16: Iterable[str | NodeId] = (),
     assignment: TypeAssignment | None = None,
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
@@ -100,6 +101,7 @@ def prepare(
         one is rounded everywhere but where `keep_fp32` or `assignment` says otherwise.
       precision: "fp16" or "bf16" for an FP32 model; fp16 by default.
       keep_fp32: nodes that stay FP32: names, globs on them, op types, pattern kinds ("layernorm"), `NodeId`s.
+      keep_bf16: nodes of an FP32 model that are BF16, named in the same ways.
       assignment: types for every value, instead of `precision` and `keep_fp32`.
       semantics: "typed" or "fused", see the module.
       weights: "ieee" or "saturate"; by default what the semantics say. An assignment is written with saturated
@@ -142,7 +144,8 @@ def prepare(
         else:
             precision = precision or "fp16"
             kept = frozenset(select_nodes(wide, index, keep_fp32))
-            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy)
+            brain = select_nodes(wide, index, keep_bf16)
+            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy, brain)
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
     if tf32:
         index = GraphIndex(wide.proto)

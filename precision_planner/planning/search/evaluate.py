@@ -121,7 +121,8 @@ class Evaluator:
         else:
             kept = [typing.node for typing in assignment.kept if typing.keep_as != "compute"]
             elem_type = ELEMENT_TYPES[self.setting.options.precision]
-            plan = all_low(self.runner.model, index, elem_type, kept, "saturate")
+            brain = [typing.node for typing in assignment.nodes.values() if typing.compute == "bf16"]
+            plan = all_low(self.runner.model, index, elem_type, kept, "saturate", brain)
         if self.setting.tf32:
             plan = with_tf32(plan, index, self._elements)
         if self.setting.accumulation == "fp16":
