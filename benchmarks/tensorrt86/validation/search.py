@@ -62,11 +62,11 @@ def is_large(shapes, name):
     return name in shapes and math.prod(shapes[name]) >= SMALLEST
 
 
-def cut(model, output, shapes, depth=None):
+def cut(model, output, shapes, depth=None, begin=()):
     """(the part of a graph that computes `output`, names of its inputs).
 
-    With a depth it begins that many computing nodes earlier, with the FP32 values there as inputs. `shapes` holds those
-    of every computed FP32 value of the graph.
+    With a depth it begins that many computing nodes earlier, with the FP32 values there as inputs; it also begins at
+    the values `begin`. `shapes` holds those of every computed FP32 value of the graph.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     own = {value.name: value for value in model.graph.input}
@@ -77,7 +77,7 @@ def cut(model, output, shapes, depth=None):
         if node is None or name in inputs:
             continue
         is_float = is_large(shapes, name)
-        if depth is not None and is_float and distance[name] >= depth:
+        if name in begin or (depth is not None and is_float and distance[name] >= depth):
             inputs.append(name)
             continue
         step = int(node.op_type not in VIEWS and is_float)
