@@ -1,6 +1,6 @@
 """Time and memory of `planner diff --layers` on a 12-layer BERT base, beside one plain inference.
 
-    python -m benchmarks.diff_layers [--rows 4]
+    python -m benchmarks.diff_layers [--rows 4,32]
 
 Memory is anonymous memory (mapped files are the kernel's to drop), sampled every 20 ms.
 """
@@ -8,11 +8,13 @@ Memory is anonymous memory (mapped files are the kernel's to drop), sampled ever
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 import precision_planner as pp
@@ -30,37 +32,56 @@ def anonymous_gb() -> float:
 def main() -> None:
     """Print one line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=4)
-    rows = parser.parse_args().rows
+    parser.add_argument("--rows", default="4,32")
+    sizes = [int(text) for text in parser.parse_args().rows.split(",")]
     spec = PRESETS["base"]
     peak = [0.0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], anonymous_gb())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "base.onnx"
         onnx.save(build_bert_classifier(spec), path)
-        model, inputs = Model.load(path), sample_inputs(spec, rows=rows)
-        with Session(model) as session:
-            session.run(inputs)
-            start = time.perf_counter()
-            session.run(inputs)
-            plain = time.perf_counter() - start
-        print(f"plain FP32 inference, batch {rows} x {spec.sequence}: {plain:.2f} s")
-        done = threading.Event()
+        model = Model.load(path)
+        pp.diff(model, model, sample_inputs(spec, rows=1), simulate="fp16", self_check=False)  # imports what it needs
+        for rows in sizes:
+            inputs = sample_inputs(spec, rows=rows)
+            plain = plain_seconds(model, inputs)
+            print(f"plain FP32 inference, batch {rows} x {spec.sequence}: {plain[0]:.2f} s ({plain[1]:.2f} s of CPU)")
+            for batches in (1, 3):
+                peak[0] = 0.0
+                start = clocks()
+                found = pp.diff(
+                    model, model, [inputs] * batches, simulate="fp16", semantics="fused", layers=True, self_check=False
+                )
+                took = [(now - then) / batches for now, then in zip(clocks(), start, strict=True)]
+                print(
+                    f"  diff --layers, {batches} batches, {len(found.layers)} values: {took[0]:.1f} s a batch, "
+                    f"{took[0] / plain[0]:.1f} inferences ({took[1] / plain[1]:.1f} by CPU time), {peak[0]:.2f} GB"
+                )
+    done.set()
+    watcher.join()
 
-        def watch() -> None:
-            while not done.wait(0.02):
-                peak[0] = max(peak[0], anonymous_gb())
 
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        for batches in (1, 3):
-            start, peak[0] = time.perf_counter(), 0.0
-            found = pp.diff(
-                model, model, [inputs] * batches, simulate="fp16", semantics="fused", layers=True, self_check=False
-            )
-            took = time.perf_counter() - start
-            print(f"diff --layers, {batches} batches, {len(found.layers)} values: {took:.1f} s, {peak[0]:.2f} GB")
-        done.set()
-        watcher.join()
+def clocks() -> tuple[float, float]:
+    """(seconds, seconds of CPU) so far."""
+    spent = os.times()
+    return time.perf_counter(), spent.user + spent.system
+
+
+def plain_seconds(model: Model, inputs: dict[str, np.ndarray]) -> tuple[float, float]:
+    """One run of a ready session: (seconds, seconds of CPU)."""
+    with Session(model) as session:
+        session.run(inputs)
+        start = clocks()
+        session.run(inputs)
+        wall, cpu = (now - then for now, then in zip(clocks(), start, strict=True))
+        return wall, cpu
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.cuda.cases import environment, measure
 from benchmarks.cuda.table import tables
 
-PRESETS = ("massive", "ffn", "tiny-massive", "tiny-ffn")
-KINDS = ("plain", "fused", "plan", "ieee", "bf16", "fp32")
+PRESETS = ("tiny-massive", "tiny-ffn", "massive", "ffn")
+KINDS = ("plain", "fused", "ieee", "bf16", "fp32", "plan")
 CASE_SECONDS = 100
 """A case without an answer after this is given up: a worker that crashed answers never."""
 

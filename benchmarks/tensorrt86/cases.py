@@ -29,8 +29,9 @@ ROWS = 40
 SEARCHED_ROWS = 12
 """Rows that plans are made from; engines are compared on all of them."""
 
+TOLERANCE = {"probability:sad": 1e-3}
 PLANS: dict[str, dict[str, Any]] = {
-    "plan": {"tolerance": {"probability:sad": 1e-3}},
+    "plan": {"tolerance": TOLERANCE},
     "plan-5e-3": {"tolerance": {"probability:sad": 5e-3}},
     "plan-rules": {"policy": "rules"},
 }

@@ -4,7 +4,8 @@
 
 A folder a probe: model.onnx (FP32), inputs.npz, expected.npz (float64 by `onnx.reference` on the model in doubles) and
 predicted.json: the errors of *ideal* FP16 (inputs and weights rounded to half, exact arithmetic, the result rounded)
-and of the planner's simulation, typed and fused. `probes.py` then builds and measures them with TensorRT 8.6.
+and of the planner's simulation: typed, fused, and fused with products that add up in FP16. `probes.py` then builds and
+measures them with TensorRT 8.6.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +29,8 @@ from onnx.reference import ReferenceEvaluator
 from benchmarks.tensorrt86.metrics import errors
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.simulation import simulate
+from precision_planner.simulation.accumulation import Accumulation
+from precision_planner.simulation.simulate import Semantics
 
 Array = np.ndarray
 BATCH, SEQUENCE, HIDDEN, INNER, HEADS, HEAD = 8, 128, 768, 3072, 12, 64
@@ -298,6 +302,26 @@ def answer(probe: Probe, rounded: bool) -> Array:
     return half(result) if rounded else result
 
 
+SIMULATIONS: dict[str, tuple[Semantics, Accumulation]] = {
+    "typed": ("typed", "fp32"),
+    "fused": ("fused", "fp32"),
+    "fused-fp16": ("fused", "fp16"),
+}
+"""Name of a prediction -> (semantics, accumulation)."""
+
+
+def predict(probe: Probe, expected: Array) -> dict[str, Any]:
+    """Name of a prediction -> its errors."""
+    predicted = {"ideal": errors(expected, answer(probe, rounded=True))}
+    output = probe.model.graph.output[0].name
+    for name, (semantics, accumulation) in SIMULATIONS.items():
+        simulated = simulate(
+            probe.model, probe.inputs, semantics=semantics, weights="saturate", accumulation=accumulation
+        )
+        predicted[name] = errors(expected, simulated[output])
+    return predicted
+
+
 def make(folder: Path) -> str:
     """Write one probe's folder."""
     probe = probes()[folder.name]()
@@ -305,12 +329,8 @@ def make(folder: Path) -> str:
     onnx.save(probe.model, folder / "model.onnx")
     np.savez(folder / "inputs.npz", **probe.inputs)
     expected = answer(probe, rounded=False)
-    output = probe.model.graph.output[0].name
     np.savez(folder / "expected.npz", output=expected)
-    predicted = {"ideal": errors(expected, answer(probe, rounded=True))}
-    for semantics in ("typed", "fused"):
-        simulated = simulate(probe.model, probe.inputs, semantics=semantics, weights="saturate")
-        predicted[semantics] = errors(expected, simulated[output])
+    predicted = predict(probe, expected)
     (folder / "predicted.json").write_text(json.dumps(predicted) + "\n")
     return folder.name
 

@@ -34,6 +34,11 @@ from precision_planner.errors import ToleranceError
     type=click.Choice(["ieee", "saturate"]),
     help="How constants are rounded; by default saturate for fused semantics, ieee for typed.",
 )
+@click.option(
+    "--accumulation",
+    type=click.Choice(["fp32", "fp16"]),
+    help="How simulated FP16 products add up; by default fp16 for a plan of a weakly typed build, else fp32.",
+)
 @click.option("--keep-fp32", multiple=True, metavar="SEL", help="With --simulate: nodes that stay FP32.")
 @click.option("--layers", is_flag=True, help="Compare every intermediate value too.")
 @click.option(
@@ -77,6 +82,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
             semantics=options["semantics"],
             weights=options["weights"],
             keep_fp32=options["keep_fp32"],
+            accumulation=options["accumulation"],
             layers=True if options["layers"] or options["html_path"] else None,
             provider=options["provider"],
             tolerance=options["tolerance"],
@@ -86,7 +92,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
         )
     data = found.to_dict()
     if options["explain"] or (options["explain"] is None and options["html_path"]):
-        from precision_planner.cli.explain import explain
+        from precision_planner.pipeline.explain import explain
 
         with progress("explaining"):
             data["explanation"] = explain(reference, candidate, found, options["inputs"])

@@ -157,7 +157,8 @@ def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> No
         console.print("kept in FP32:")
     groups: dict[tuple[str, str], list[Any]] = {}
     for node in made.kept:
-        groups.setdefault((node.keep_as or "island", node.rule or node.reason), []).append(node)
+        why = "the search, see above" if made.search and "by the search" in node.reason else node.reason
+        groups.setdefault((node.keep_as or "island", node.rule or why), []).append(node)
     for (keep_as, rule), nodes in groups.items():
         console.print(f"{len(nodes):5d}  as {keep_as:<8} {rule}", soft_wrap=True)
         if nodes[0].rule:

@@ -29,6 +29,7 @@ from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.metrics import json_number, max_abs, rel_l2
 from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.simulation import inline_functions
+from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 
 ROWS_TO_LOOK = 4
@@ -46,7 +47,9 @@ def compare(
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
     keep_fp32: Iterable[Any] = (),
+    keep_bf16: Iterable[Any] = (),
     tf32: bool | None = None,
+    accumulation: Accumulation | None = None,
     layers: bool | None = None,
     provider: Provider = "cpu",
     tolerance: Mapping[str, float] | Iterable[str | Tolerance] | None = None,
@@ -70,7 +73,10 @@ def compare(
       semantics: of the simulation, "typed" or "fused"; see `precision_planner.simulation`.
       weights: how constants are rounded, "ieee" or "saturate"; by default what the semantics say.
       keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
+      keep_bf16: nodes that are BF16 then.
       tf32: a simulation takes the operands of products that stay FP32 in TF32; None does as a plan's folder says.
+      accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, but in FP16
+        for a weakly typed plan, whose builder may choose such kernels.
       layers: compare the intermediate values; None does so only where the outputs are beyond tolerance or wrong, to
         find the first divergence.
       provider: what runs models that are not simulated.
@@ -93,7 +99,9 @@ def compare(
     if cand_side.is_weak_plan and simulate is None:
         # the graph is FP32, the types stand in the plan; a weak build may keep chains of operators in a kernel
         simulate, semantics = str(cand_side.plan["precision"]), "fused"
-        keep_fp32 = (*keep_fp32, *cand_side.kept)
+        keep_fp32 = (*keep_fp32, *cand_side.kept("fp32"))
+        keep_bf16 = (*keep_bf16, *cand_side.kept("bf16"))
+        accumulation = accumulation or "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
@@ -101,7 +109,13 @@ def compare(
             bool(cand_side.plan.get("build", {}).get("tf32")) if tf32 is None and cand_side.plan else bool(tf32)
         )
         cand_runner.open(
-            simulate=simulate, semantics=semantics, weights=weights, keep_fp32=tuple(keep_fp32), tf32=wants_tf32
+            simulate=simulate,
+            semantics=semantics,
+            weights=weights,
+            keep_fp32=tuple(keep_fp32),
+            keep_bf16=tuple(keep_bf16),
+            tf32=wants_tf32,
+            accumulation=accumulation or "fp32",
         )
         gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
         selection = None if ref_side.model is None else find_selection(ref_side.model)
@@ -168,6 +182,7 @@ def compare(
             tolerances=tuple(map(str, tolerances)),
             reference_check=check,
             environment=environment(command),
+            sources=(ref_side, replace(cand_side, names=renamed), inputs),
         )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import NodeProto, TensorProto
 
 from precision_planner.model import FLOAT_TYPES, GraphIndex, Model, TypeTable, display_name, infer_types, type_name
 from precision_planner.simulation import inline_functions
+
+if TYPE_CHECKING:
+    from precision_planner.diffing.sources import Side
 
 MOST_DRAWINGS = 8
 MOST_NODES = 24
@@ -29,6 +32,23 @@ class _Graph:
     kept: frozenset[str]
 
 
+def side_drawings(reference: Side, candidate: Side) -> list[dict[str, Any]]:
+    """`drawings` of what was compared; [] where either is no model."""
+    if reference.model is None or candidate.model is None:
+        return []
+    fused = fused_names(reference.model, candidate.model, candidate.plan.get("fusions") or ())
+    return drawings(reference.model, candidate.model, {**fused, **candidate.names}, reasons(candidate.plan))
+
+
+def reasons(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Node -> why a plan keeps it in FP32, from its JSON."""
+    return {
+        str(node["node"]): str(node["reason"])
+        for node in plan.get("nodes") or ()
+        if node.get("reason") and node.get("precision") == "fp32"
+    }
+
+
 def drawings(
     reference: Model, candidate: Model, names: Mapping[str, str], kept: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
@@ -46,8 +66,8 @@ def drawings(
       "kept"}], "edges": [[from, to,
       type]], "hidden": n}. A node's `type` is what it makes.
     """
-    reasons = dict(kept or {})
-    before, after = _graph(reference), _graph(candidate, frozenset(reasons))
+    whys = dict(kept or {})
+    before, after = _graph(reference), _graph(candidate, frozenset(whys))
     named_before = {display_name(node): at for at, node in enumerate(before.nodes)}
     named_after = {display_name(node): at for at, node in enumerate(after.nodes)}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -64,14 +84,14 @@ def drawings(
         drawn.add(place)
         key = ("fusion", after.nodes[place].op_type, tuple(before.nodes[at].op_type for at in old_places))
         title = f"{len(old_places)} nodes became one {after.nodes[place].op_type}"
-        _note(groups, key, title, new, reasons.get(new, ""), (before, old_places), (after, [place]))
+        _note(groups, key, title, new, whys.get(new, ""), (before, old_places), (after, [place]))
     for part in _islands(after):
         if drawn.issuperset(part):
             continue
         ops = tuple(after.nodes[at].op_type for at in part)
         outputs = [name for at in part for name in after.nodes[at].output if name in before.maker]
         here = sorted({before.maker[name] for name in outputs})
-        why = next((reasons[name] for at in part if (name := display_name(after.nodes[at])) in reasons), "")
+        why = next((whys[name] for at in part if (name := display_name(after.nodes[at])) in whys), "")
         title = f"FP32 island: {', '.join(dict.fromkeys(ops))}"
         _note(groups, ("island", ops), title, display_name(after.nodes[part[0]]), why, (before, here), (after, part))
     return list(groups.values())[:MOST_DRAWINGS]

@@ -32,6 +32,13 @@ Metrics = dict[str, QuickMetrics]
 MOST_PENDING = 8
 """Pairs of values that wait to be measured while the next blocks run."""
 
+PENDING_BYTES = 192 << 20
+"""Bytes of these pairs."""
+
+
+BLOCK_BYTES = 96 << 20
+"""Bytes of values that a block of either side should hold: sessions are worth their while, and memory is bounded."""
+
 
 class LayerComparison:
     """Compares intermediate values; results add up over passes.
@@ -157,26 +164,30 @@ class LayerComparison:
             return
         wanted = set(self._outputs) if gathered is not None else set()
         with (
-            BlockChain(self._ref_run, set(pairs)) as left,
-            BlockChain(self._cand_run, set(pairs.values())) as right,
+            BlockChain(self._ref_run, set(pairs), block_bytes=BLOCK_BYTES) as left,
+            BlockChain(self._cand_run, set(pairs.values()), block_bytes=BLOCK_BYTES) as right,
             ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as measuring,
         ):
-            for number, batch in enumerate(inputs):
+            for number, batch, last in _with_last(inputs):
                 found: Metrics = {}
-                pending: deque[tuple[str, Future[QuickMetrics]]] = deque()
+                pending: deque[tuple[str, int, Future[QuickMetrics]]] = deque()
+                waiting = 0
                 outputs: dict[str, tuple[Any, Any]] = {}
                 try:
-                    for name, a, b in self._values(left, right, batch, pairs):
+                    for name, a, b in self._values(left, right, batch, pairs, last):
                         if name in wanted:
                             outputs[name] = (a, b)
                         if name in self._unordered:
                             continue
                         if a.dtype.kind in "fiubV" and b.dtype.kind in "fiubV":
-                            pending.append((name, measuring.submit(quick_metrics, a, b, self._limit)))
-                        if len(pending) > MOST_PENDING:
-                            done, future = pending.popleft()
+                            size = a.nbytes + b.nbytes
+                            pending.append((name, size, measuring.submit(quick_metrics, a, b, self._limit)))
+                            waiting += size
+                        while len(pending) > MOST_PENDING or (waiting > PENDING_BYTES and pending):
+                            done, size, future = pending.popleft()
                             found[done] = future.result()
-                    found.update((name, future.result()) for name, future in pending)
+                            waiting -= size
+                    found.update((name, future.result()) for name, _, future in pending)
                 except ModelError as error:
                     if not inputs.synthesised:
                         raise
@@ -194,12 +205,12 @@ class LayerComparison:
                 step(1)
 
     def _values(
-        self, left: BlockChain, right: BlockChain, batch: Batch, pairs: Mapping[str, str]
+        self, left: BlockChain, right: BlockChain, batch: Batch, pairs: Mapping[str, str], last: bool
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Advance both chains together, so that a value waits for its partner only briefly."""
         back = {theirs: ours for ours, theirs in pairs.items()}
         waiting: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-        chains = (left.run(self._ref.feeds(batch)), right.run(self._cand.feeds(batch)))
+        chains = (left.run(self._ref.feeds(batch), last=last), right.run(self._cand.feeds(batch), last=last))
         done, open_sides = [0, 0], [True, True]
         while any(open_sides):
             side = 0 if open_sides[0] and (done[0] <= done[1] or not open_sides[1]) else 1
@@ -213,6 +224,16 @@ class LayerComparison:
             del item
             if name in waiting[0] and name in waiting[1]:
                 yield name, np.asarray(waiting[0].pop(name)), np.asarray(waiting[1].pop(name))
+
+
+def _with_last(inputs: Inputs) -> Iterator[tuple[int, Batch, bool]]:
+    """(number, batch, whether no other follows)."""
+    batches = iter(inputs)
+    batch, number = next(batches, None), 0
+    while batch is not None:
+        following = next(batches, None)
+        yield number, batch, following is None
+        batch, number = following, number + 1
 
 
 def island_nodes(candidate: Runner) -> dict[str, tuple[str, bool]]:

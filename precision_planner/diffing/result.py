@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from precision_planner._above import explained, report_html
 from precision_planner.numerics.metrics import TensorMetrics, json_number
 from precision_planner.numerics.quick import QuickMetrics
 
@@ -171,6 +172,8 @@ class Diff:
       tolerances: as texts.
       reference_check: what onnxruntime's own optimizations change in the reference.
       environment: versions, and the command.
+      explanation: what `explain` collected, as its JSON; None before.
+      sources: what was compared and on which inputs, as given, for `explain` and the drawings; not saved.
     """
 
     outputs: Mapping[str, OutputDiff]
@@ -187,9 +190,23 @@ class Diff:
     tolerances: tuple[str, ...] = ()
     reference_check: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    explanation: Mapping[str, Any] | None = None
+    sources: tuple[Any, Any, Any] | None = field(default=None, repr=False, compare=False)
+
+    def explain(self) -> Diff:
+        """The diff with what a report tells beyond it: what plain 16 bits do, the plan, the weights, drawings.
+
+        That takes a plan, a census of the weights and a simulation. Without sources nothing is known, and the diff
+        comes back as it is.
+        """
+        if self.sources is None:
+            return self
+        reference, candidate, inputs = self.sources
+        return replace(self, explanation=explained(reference, candidate, self, inputs))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinities and NaN are the strings "inf", "-inf" and "nan"."""
+        told = {} if self.explanation is None else {"explanation": dict(self.explanation)}
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": "diff",
@@ -207,6 +224,7 @@ class Diff:
             "inputs": dict(self.inputs),
             "reference_check": None if self.reference_check is None else dict(self.reference_check),
             "environment": dict(self.environment),
+            **told,
         }
 
     def _repr_html_(self) -> str:
@@ -219,7 +237,13 @@ class Diff:
             for name, output in self.outputs.items()
         )
         head = "".join(f"<th>{key}</th>" for key in ("output", "sad", "max_abs", "rel_l2", "cosine", "top1"))
-        return f"<p><b>{escape(self.grade)}</b>: {escape(self.verdict)}</p><table><tr>{head}</tr>{rows}</table>"
+        summary = f"<p><b>{escape(self.grade)}</b>: {escape(self.verdict)}</p><table><tr>{head}</tr>{rows}</table>"
+        data = self.to_dict()
+        if self.explanation is None and self.sources is not None:
+            from precision_planner.diffing.drawings import side_drawings
+
+            data["explanation"] = {"drawings": side_drawings(*self.sources[:2])}
+        return report_html(data, summary)
 
     def __str__(self) -> str:
         return self.verdict

@@ -15,6 +15,7 @@ from precision_planner.model import Model
 from precision_planner.model.inputs import cast_batch, input_specs
 from precision_planner.model.session import Session
 from precision_planner.simulation import Simulation, is_typed_low, prepare
+from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy, prove_rounding
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -53,7 +54,9 @@ class Runner:
         semantics: Semantics = "typed",
         weights: WeightPolicy | None = None,
         keep_fp32: tuple[Any, ...] = (),
+        keep_bf16: tuple[Any, ...] = (),
         tf32: bool = False,
+        accumulation: Accumulation = "fp32",
     ) -> Runner:
         """Decide how to run, and load.
 
@@ -63,7 +66,9 @@ class Runner:
           semantics: see `precision_planner.simulation.prepare`, as for the next two.
           weights: how constants are rounded.
           keep_fp32: what stays FP32.
+          keep_bf16: what is BF16 instead of FP16.
           tf32: products that stay FP32 are simulated in TF32.
+          accumulation: of products that are simulated in FP16, "fp32" or "fp16".
         """
         if self.side.outputs is not None:
             self._saved = self.side.outputs()
@@ -71,7 +76,7 @@ class Runner:
         elif self.side.engine is not None or self._provider == "tensorrt":
             self._open_tensorrt()
         else:
-            self._open_model(simulate, semantics, weights, keep_fp32, tf32)
+            self._open_model(simulate, semantics, weights, keep_fp32, keep_bf16, tf32, accumulation)
         return self
 
     def run(self, batch: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
@@ -129,7 +134,9 @@ class Runner:
         semantics: Semantics,
         weights: WeightPolicy | None,
         keep_fp32: tuple[Any, ...],
+        keep_bf16: tuple[Any, ...],
         tf32: bool,
+        accumulation: Accumulation,
     ) -> None:
         model = self.side.model
         assert model is not None
@@ -144,9 +151,11 @@ class Runner:
                 model,
                 precision=simulate if not typed else None,
                 keep_fp32=keep_fp32,
+                keep_bf16=keep_bf16,
                 semantics=semantics,
                 weights=weights,
                 tf32=tf32,
+                accumulation=accumulation,
             )
             prove_rounding()
             kinds = set(self.simulation.rounded.values())

@@ -48,13 +48,12 @@ class Side:
         """Whether the types of what is built stand in the plan rather than in its graph."""
         return self.plan.get("typing") == "weak"
 
-    @property
-    def kept(self) -> tuple[NodeId, ...]:
-        """The nodes that a plan builds in FP32, those that only accumulate in it left out."""
+    def kept(self, precision: str) -> tuple[NodeId, ...]:
+        """The nodes that a plan builds in a precision, those that only accumulate in FP32 left out."""
         return tuple(
             NodeId(tuple(entry.get("scope", ())), entry["output"])
             for entry in self.plan.get("nodes", ())
-            if entry.get("precision") == "fp32" and entry.get("keep_as") != "compute" and entry.get("output")
+            if entry.get("precision") == precision and entry.get("keep_as") != "compute" and entry.get("output")
         )
 
     @property

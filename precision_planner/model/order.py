@@ -76,7 +76,14 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+_MAY_HOLD_BODIES = frozenset(
+    {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}  # old models name no type
+)
+
+
 def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    if attribute.type not in _MAY_HOLD_BODIES:
+        return []
     return ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
 
 

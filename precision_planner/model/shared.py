@@ -8,7 +8,8 @@ one session to the next without a copy.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,13 +19,26 @@ from precision_planner._extras import require
 from precision_planner.errors import ModelError
 from precision_planner.model.model import MAX_IR_VERSION, Model
 from precision_planner.model.payloads import LazyPayload
-from precision_planner.model.session import is_onnxruntime_error, reason_of
+from precision_planner.model.session import is_onnxruntime_error, reason_of, run_arrays
 from precision_planner.model.tensors import marker_key
 
 __all__ = ["SharedSession", "TensorPool", "Value", "as_value"]
 
 Value: TypeAlias = Any
 """onnxruntime's OrtValue, which ships no types."""
+
+_TYPE = onnx.TensorProto
+_NUMBERS = frozenset(
+    [
+        *(_TYPE.FLOAT, _TYPE.FLOAT16, _TYPE.DOUBLE, _TYPE.BOOL),
+        *(_TYPE.INT8, _TYPE.INT16, _TYPE.INT32, _TYPE.INT64),
+        *(_TYPE.UINT8, _TYPE.UINT16, _TYPE.UINT32, _TYPE.UINT64),
+    ]
+)
+"""Element types that onnxruntime takes from numpy."""
+
+_AS_REQUESTED = 1
+"""onnxruntime's kSameAsRequested: an arena grows by what is asked for rather than by powers of two."""
 
 _PLACE = "shared"
 """An empty file: onnxruntime wants a weight's file to exist, and does not open it where it is handed the values."""
@@ -35,11 +49,16 @@ class TensorPool:
 
     Weights that lie in a mapped file stay there; only computed ones (rounded weights) take memory. Two stored tensors
     are the same where the weight stores of their models share the key, so a pool is for one model and its parts.
+
+    Args:
+      one_store: all models given have one weight store, so that a key says which weight it is even where a computed
+        one does not say what it computes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_store: bool = False) -> None:
+        self._one_store = one_store
         self._ort = require("onnxruntime", extra="cpu", purpose="running the model")
-        self._values: dict[Hashable, Value] = {}
+        self._values: dict[Hashable, tuple[Value, int]] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="precision-planner-")
         (Path(self._folder.name) / _PLACE).touch()
 
@@ -57,20 +76,44 @@ class TensorPool:
         """How many weights are held."""
         return len(self._values)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the computed weights held; those in a mapped file take no memory."""
+        return sum(size for _, size in list(self._values.values()))
+
+    @staticmethod
+    def takes(tensor: onnx.TensorProto) -> bool:
+        """Whether a tensor is stored, and of a type that onnxruntime takes from numpy."""
+        return marker_key(tensor) is not None and tensor.data_type in _NUMBERS
+
     def of(self, model: Model, tensor: onnx.TensorProto) -> Value:
         """The value of a stored tensor."""
+        place = self._place(model, tensor)
+        if place is None:  # nobody says whose bytes these are
+            return self._ort.OrtValue.ortvalue_from_numpy(model.array(tensor))
+        if place not in self._values:
+            computed = isinstance(model.weights[str(marker_key(tensor))], LazyPayload)
+            value = self._ort.OrtValue.ortvalue_from_numpy(model.array(tensor))
+            self._values[place] = (value, value.tensor_size_in_bytes() if computed else 0)
+        return self._values[place][0]
+
+    def forget(self, model: Model, tensors: Iterable[onnx.TensorProto]) -> None:
+        """Let go of the weights of these tensors; sessions that have them keep them."""
+        for tensor in tensors:
+            if self.takes(tensor):
+                self._values.pop(self._place(model, tensor), None)
+
+    def _place(self, model: Model, tensor: onnx.TensorProto) -> Hashable:
+        """What identifies the bytes of a stored tensor; None where nothing does."""
         key = marker_key(tensor)
         assert key is not None, "only stored tensors are pooled"
         payload = model.weights[key]
         identity: Hashable = ("stored", key)
-        if isinstance(payload, LazyPayload):
-            if payload.identity is None:  # nobody says whose bytes these are
-                return self._ort.OrtValue.ortvalue_from_numpy(model.array(tensor))
+        if isinstance(payload, LazyPayload) and not self._one_store:
+            if payload.identity is None:
+                return None
             identity = payload.identity
-        place = (identity, tuple(tensor.dims), tensor.data_type)
-        if place not in self._values:
-            self._values[place] = self._ort.OrtValue.ortvalue_from_numpy(model.array(tensor))
-        return self._values[place]
+        return (identity, tuple(tensor.dims), tensor.data_type)
 
 
 class SharedSession:
@@ -95,15 +138,16 @@ class SharedSession:
         # a rearranged copy of the weights would be made for every session, and change the last bits
         options.add_session_config_entry("session.disable_prepacking", "1")
         # many sessions take turns: what one keeps for itself, memory or a spinning thread, the next one lacks
-        options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
+        _common_arena(ort)
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         proto = model.edit()
         proto.ir_version = min(proto.ir_version, MAX_IR_VERSION)
         # onnxruntime keeps no reference of its own to what it is handed
         self._held = []
         for tensor in proto.graph.initializer:
-            if marker_key(tensor) is None:
+            if not TensorPool.takes(tensor):
                 continue
             value = pool.of(model, tensor)
             del tensor.external_data[:]
@@ -121,6 +165,21 @@ class SharedSession:
             raise ModelError(f"onnxruntime cannot load a part of the model: {reason_of(error)}") from error
         self.input_names: tuple[str, ...] = tuple(item.name for item in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(item.name for item in self._session.get_outputs())
+        self._output_types = {item.name: item.type for item in self._session.get_outputs()}
+
+    def run_arrays(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run on arrays, and fetch every output as one; see `precision_planner.model.session.run_arrays`.
+
+        Raises:
+          ModelError: onnxruntime stopped; the message has its reason.
+        """
+        taken = {name: feeds[name] for name in self.input_names if name in feeds}
+        try:
+            return run_arrays(self._session, self.output_names, taken, self._output_types)
+        except Exception as error:
+            if not is_onnxruntime_error(error):
+                raise
+            raise ModelError(f"onnxruntime stopped while running the model: {reason_of(error)}") from error
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str] | None = None) -> dict[str, Value]:
         """Run on values, without a copy in or out.
@@ -140,6 +199,21 @@ class SharedSession:
             if not is_onnxruntime_error(error):
                 raise
             raise ModelError(f"onnxruntime stopped while running the model: {reason_of(error)}") from error
+
+
+@cache
+def _common_arena(ort: Any) -> None:
+    """Give all sessions of this kind one arena, once a process.
+
+    An arena each would keep what the others lack; none at all would have the system clear the same pages again for
+    every block, which takes as long as the arithmetic.
+    """
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    try:
+        ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, _AS_REQUESTED, -1, -1))
+    except Exception as error:
+        if not is_onnxruntime_error(error):
+            raise  # else the process has registered one of its own, which serves as well
 
 
 def as_value(array: Any) -> Value:

@@ -111,7 +111,7 @@ def tensor_array(tensor: TensorProto, weights: Mapping[str, Payload]) -> np.ndar
     dtype = numpy_dtype(tensor.data_type)
     view = getattr(payload, "buffer", lambda: None)()
     if view is None:
-        view = memoryview(b"".join(payload.chunks()))
+        view = _gathered(payload)
     if len(view) != prod(shape) * dtype.itemsize:
         raise ModelError(
             f"tensor '{tensor.name}' holds {len(view)} bytes where {list(shape)} of {dtype} takes "
@@ -121,6 +121,16 @@ def tensor_array(tensor: TensorProto, weights: Mapping[str, Payload]) -> np.ndar
     array = array.reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def _gathered(payload: Payload) -> memoryview:
+    """The bytes of a payload that are computed piece by piece, written once."""
+    whole = np.empty(payload.nbytes, np.uint8)
+    done = 0
+    for chunk in payload.chunks():
+        whole[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        done += len(chunk)
+    return whole[:done].data
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class PlannedModel:
       report: of the rewrite, as `planner rewrite --json` prints it.
       golden: inputs and the FP32 model's answers.
       diff: the predicted difference, None where the model could not be run.
+      original: the model that was planned.
     """
 
     plan: PrecisionPlan
@@ -69,6 +70,12 @@ class PlannedModel:
     report: Mapping[str, Any]
     golden: tuple[GoldenCase, ...] = ()
     diff: Diff | None = None
+    original: Model | None = None
+
+    def _repr_html_(self) -> str:
+        from precision_planner.pipeline.explain import planned_html
+
+        return planned_html(self)
 
     @property
     def passed(self) -> bool | None:
@@ -278,6 +285,7 @@ def plan(
         report=result.report,
         golden=golden,
         diff=difference,
+        original=original,
     )
 
 
@@ -321,7 +329,8 @@ def _predict(
     """The difference between the FP32 model and what the build will compute, by simulation.
 
     A typed graph is simulated as ONNX defines it. A weak build may round anywhere it likes: the simulation takes the
-    worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated.
+    worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated, products added up
+    in FP16.
     """
     assert result.assignment is not None
     if target.strong:
@@ -342,6 +351,8 @@ def _predict(
         simulate=result.report["precision"],
         semantics="fused",
         keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
+        keep_bf16=[node.node for node in result.assignment.nodes.values() if node.compute == "bf16"],
+        accumulation=target.accumulation,
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],

@@ -89,6 +89,7 @@ def search_choice(
         dict(request.metrics),
         "inf" if options.get("weights") == "ieee" else "saturate",
         tf32,
+        target.accumulation,
     )
     report = find_plan(
         first.fused,

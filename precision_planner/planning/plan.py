@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from precision_planner._above import report_html
 from precision_planner.errors import PlanError
 
 SCHEMA_VERSION = 1
@@ -131,6 +132,10 @@ class PrecisionPlan:
         """The plan as JSON data; keys as in the published schema, order fixed."""
         data = _plain(asdict(self))
         return {"schema_version": SCHEMA_VERSION, "kind": "precision_plan", **data}
+
+    def _repr_html_(self) -> str:
+        counts = ", ".join(f"{count} nodes in {name.upper()}" for name, count in self.counts.items() if name)
+        return report_html(self.to_dict(), f"<p>{counts}; {self.casts} Casts, for {self.target}</p>")
 
     def to_json(self) -> str:
         """The plan as text: stable, so that two plans can be compared line by line."""

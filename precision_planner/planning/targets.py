@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Literal
 
 from precision_planner.errors import TargetError
 
@@ -34,12 +35,21 @@ class Target:
         """Whether the precision is said by the types in the graph."""
         return self.typing == "strong"
 
+    @property
+    def accumulation(self) -> Literal["fp32", "fp16"]:
+        """How products in FP16 are simulated to add up.
+
+        TensorRT 8.6 builds kernels with FP16 accumulators (`benchmarks/tensorrt86/probes.json`), and nothing says that
+        a later weakly typed builder does not. Of strongly typed ones it is not known; they are taken at ONNX's word.
+        """
+        return "fp32" if self.strong else "fp16"
+
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("tensorrt-8.6", "weak", "tensorrt", None, margin=2.0),
-        Target("tensorrt-10", "weak", "tensorrt", 22, margin=2.0),
+        Target("tensorrt-8.6", "weak", "tensorrt", None, margin=1.5),
+        Target("tensorrt-10", "weak", "tensorrt", 22, margin=1.5),
         Target("tensorrt-10-strong", "strong", "tensorrt", 22),
         Target("tensorrt-11", "strong", "tensorrt", 22, default=True),
         Target("tensorrt-rtx", "strong", "tensorrt_rtx", 22),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -9,19 +10,35 @@ from typing import Any
 import jinja2
 
 from precision_planner.reporting.drawings import subgraph_drawing
-from precision_planner.reporting.numbers import number, share, size
+from precision_planner.reporting.numbers import as_float, number, share, size
 from precision_planner.reporting.plots import exponent_plot, histogram_plot, layer_plot
 
 
-def render_html(data: Mapping[str, Any]) -> str:
+def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> str:
     """A report as HTML.
 
     Args:
       data: a diff, an analysis or a plan, as saved in JSON.
+      most_values: rows in the table of values at most: those with the largest errors; None takes all.
     """
     kind = kind_of(data)
-    plot = layer_plot(data.get("layers") or (), data.get("first_divergence")) if kind == "diff" else ""
-    return _environment().get_template(f"{kind}.html.j2").render(data=data, plot=plot)
+    # a plan may bring the difference that it predicts
+    compared = data.get("diff") or {} if kind == "plan" else data
+    layers = list(compared.get("layers") or ())
+    plot = layer_plot(layers, compared.get("first_divergence")) if kind != "analysis" else ""
+    shown = layers if most_values is None else _worst(layers, most_values)
+    return _environment().get_template(f"{kind}.html.j2").render(data=data, plot=plot, shown=shown)
+
+
+def _worst(layers: list[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """Those with the largest relative errors, NaN first of all, in the order they had."""
+
+    def size(layer: Mapping[str, Any]) -> float:
+        error = as_float(layer.get("rel_l2"))
+        return math.inf if math.isnan(error) else error
+
+    worst = sorted(range(len(layers)), key=lambda at: -size(layers[at]))[:most]
+    return [layers[at] for at in sorted(worst)]
 
 
 def kind_of(data: Mapping[str, Any]) -> str:

@@ -35,6 +35,13 @@ ValueKey: TypeAlias = tuple[tuple[str, ...], str]
 """(scope path, value name)."""
 DEFAULT_HEADROOM = 4.0
 DEFAULT_TARGET = "tensorrt-11"
+ACCUMULATION = {"tensorrt-8.6": "fp16"}
+"""Target -> how its FP16 products add up, where that was measured.
+
+8.6.0 took `sm90_xmma_gemm_f16f16_f16f16_f16` for each product by itself, whose errors are those of an FP16 accumulator
+(`benchmarks/tensorrt86/probes.json`). Of newer versions nothing is known: TensorRT-RTX's library holds kernels of both
+sorts (`.._f16f16_f16f32_f32` too), and the log of a build without a GPU does not say which it would take.
+"""
 
 
 class RangeLike(Protocol):
@@ -121,7 +128,7 @@ class Evidence:
       target: the build target.
       headroom: an activation is near the limit when largest finite / amax is below this.
       accumulation: "fp16" or "fp32", where it is known how GEMM and Conv accumulate; by default what is known of
-        the target (TensorRT accumulates in FP32).
+        the target, see `ACCUMULATION`.
     """
 
     model: Model
@@ -137,8 +144,8 @@ class Evidence:
     accumulation: str | None = None
 
     def __post_init__(self) -> None:
-        if self.accumulation is None and self.target.startswith("tensorrt"):
-            object.__setattr__(self, "accumulation", "fp32")
+        if self.accumulation is None:
+            object.__setattr__(self, "accumulation", ACCUMULATION.get(self.target))
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ def opset(world: World, subject: Subject) -> FactValue:
 
 @subject_fact(*SUBJECTS, type="text")
 def accumulation(world: World, subject: Subject) -> FactValue:
-    """How GEMM and Conv accumulate on the target: fp32 on TensorRT; unknown elsewhere unless it was said."""
+    """How GEMM and Conv accumulate on the target: fp16 on TensorRT 8.6; unknown elsewhere unless it was said."""
     return world.source.accumulation
 
 

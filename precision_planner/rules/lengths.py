@@ -30,10 +30,14 @@ def reduction(world: World, scope: Scope, node: NodeProto) -> int | None:
     first, second = shape(0), shape(1)
     match node.op_type:
         case "MatMul" | "MatMulInteger":
-            return _size(first, [-1])
+            # behind a Reshape to run-time sizes only the weights' shape is known
+            length = _size(first, [-1])
+            return length if length is not None or second is None else _size(second, [-2 if len(second) > 1 else -1])
         case "Gemm":
             transposed = "transA" in attributes and attributes["transA"].i
-            return _size(first, [0 if transposed else -1])
+            length = _size(first, [0 if transposed else -1])
+            transposed = "transB" in attributes and attributes["transB"].i
+            return length if length is not None else _size(second, [-1 if transposed else 0])
         case "Conv":
             return None if second is None else _size(second, range(1, len(second)))
         case "ConvTranspose":

@@ -17,8 +17,8 @@ from precision_planner.simulation.rounding import RoundingPlan, apply_rounding
 
 __all__ = ["Block", "Cut", "Signature"]
 
-Signature: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...]]"
-"""What a plan says about one block: (values rounded where made, edges rounded where read), sorted."""
+Signature: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]"
+"""What a plan says about one block: (values rounded where made, edges rounded where read, products), sorted."""
 
 _WINDOW = 3
 """A cut may move by a third of a block to where fewer values cross it."""
@@ -68,15 +68,19 @@ class Cut:
         main = self._index.main
         values: list[list[Any]] = [[] for _ in self.blocks]
         edges: list[list[Any]] = [[] for _ in self.blocks]
+        products: list[list[Any]] = [[] for _ in self.blocks]
         for (path, value), elem_type in plan.values.items():
             position = self._home[path] if path else main.producer(value)
             assert position is not None, f"{value} is rounded where it is made, and nothing makes it"
             values[self._block_of[position]].append((path, value, elem_type))
         for (path, position, slot), elem_type in plan.edges.items():
             edges[self._block_of[self._home[path] if path else position]].append((path, position, slot, elem_type))
+        for (path, position), product in plan.accumulated.items():
+            products[self._block_of[self._home[path] if path else position]].append((path, position, product))
         # the policy for weights is the whole plan's: without edges it changes nothing
         return tuple(
-            (tuple(sorted(v)), (plan.weights, *sorted(e)) if e else ()) for v, e in zip(values, edges, strict=True)
+            (tuple(sorted(v)), (plan.weights, *sorted(e)) if e else (), tuple(sorted(p)))
+            for v, e, p in zip(values, edges, products, strict=True)
         )
 
     def part(self, block: Block, signature: Signature, weights: Any, elem_types: Mapping[str, int]) -> Model:
@@ -105,11 +109,12 @@ class Cut:
             graph.input.append(known.get(name) or helper.make_tensor_value_info(name, elem_types[name], None))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in block.outputs)
         local = {position: at for at, position in enumerate(positions)}
-        values, edges = signature
+        values, edges, products = signature
         plan = RoundingPlan(
             {(path, value): elem_type for path, value, elem_type in values},
             {(path, at if path else local[at], slot): kind for path, at, slot, kind in edges[1:]},
             weights,
+            accumulated={(path, at if path else local[at]): product for path, at, product in products},
         )
         return apply_rounding(self._model.with_proto(proto), plan)
 

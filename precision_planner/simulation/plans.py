@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.accumulation import product_of
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import (
     EXACT,
@@ -58,6 +59,7 @@ def all_low(
     elem_type: int,
     keep: Collection[NodeId] = (),
     weights: Overflow = "inf",
+    brain: Collection[NodeId] = (),
 ) -> RoundingPlan:
     """Everything float that can go low is low, but for the nodes kept.
 
@@ -67,14 +69,17 @@ def all_low(
       elem_type: FLOAT16 or BFLOAT16.
       keep: nodes that read, compute and store FP32.
       weights: how constants are rounded.
+      brain: nodes in BFLOAT16 instead, where they have it.
     """
-    kept = frozenset(keep)
+    kept, in_brain = frozenset(keep), frozenset(brain)
     found = element_types(model, index)
     low: dict[ValueKey, int] = {}
     values: dict[ValueKey, int] = {}
     edges: dict[EdgeKey, int] = {}
     for scope, position, node in index.nodes():
-        slots = None if index.node_id(scope, position) in kept else low_slots(node, model.opsets, elem_type)
+        identity = index.node_id(scope, position)
+        kind = TensorProto.BFLOAT16 if identity in in_brain else elem_type
+        slots = None if identity in kept else low_slots(node, model.opsets, kind)
         if slots is None:
             continue
         for slot in slots[0]:
@@ -82,14 +87,14 @@ def all_low(
             if holder is None:
                 continue
             key = (holder.path, node.input[slot])
-            if found.get(key) == TensorProto.FLOAT and key not in low:
-                edges[scope.path, position, slot] = elem_type
+            if found.get(key) == TensorProto.FLOAT and low.get(key) != kind:
+                edges[scope.path, position, slot] = kind
         for output_slot in slots[1]:
             key = (scope.path, node.output[output_slot])
             if found.get(key) == TensorProto.FLOAT:
-                low[key] = elem_type
+                low[key] = kind
                 if not _is_exact(node.op_type, node.domain):
-                    values[key] = elem_type
+                    values[key] = kind
     return RoundingPlan(values, edges, weights, low)
 
 
@@ -162,6 +167,44 @@ def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:
         values={key: kind for key, kind in plan.values.items() if key not in inside},
         stored={key: kind for key, kind in plan.stored.items() if key not in inside},
     )
+
+
+def with_accumulation(
+    plan: RoundingPlan, model: Model, index: GraphIndex, types: TypeTable | None = None
+) -> RoundingPlan:
+    """A plan in which the products that read and write FP16 also add up in it.
+
+    Products that read or write FP32 or BF16 have FP32 accumulators. So have, for want of better, those whose
+    operands' ranks are unknown, and at an opset below 13 those whose length is known only at run time.
+
+    Args:
+      plan: of the model.
+      model: in FP32, without local functions.
+      index: of its proto.
+      types: of its values, where they are known.
+    """
+    known = infer_types(model, index) if types is None else types
+    found = dict(plan.accumulated)
+    for scope, position, node in index.nodes():
+        if not all(_reads_half(plan, index, scope, position, slot) for slot in (0, 1)):
+            continue
+        if plan.stored.get((scope.path, node.output[0])) != TensorProto.FLOAT16:
+            continue
+        product = product_of(node, scope, known, model.opset)
+        if product is not None:
+            found[scope.path, position] = product
+    return replace(plan, accumulated=found)
+
+
+def _reads_half(plan: RoundingPlan, index: GraphIndex, scope: Scope, position: int, slot: int) -> bool:
+    inputs = scope.nodes[position].input
+    if slot >= len(inputs):
+        return False
+    edge = plan.edges.get((scope.path, position, slot))
+    if edge is not None:
+        return edge == TensorProto.FLOAT16
+    holder = index.resolve(scope, inputs[slot])
+    return holder is not None and plan.stored.get((holder.path, inputs[slot])) == TensorProto.FLOAT16
 
 
 def _stays_inside(scope: Scope, value: str) -> bool:

@@ -1,7 +1,7 @@
 """Honest FP16 and BF16 on a CPU: the FP32 graph with every value rounded where it would be stored.
 
-Inside an operator everything is FP32, as tensor cores accumulate; between operators a value is what its 16-bit type
-holds, so overflow, inf - inf and NaN appear where they would.
+Inside an operator everything is FP32, as most tensor-core kernels accumulate; between operators a value is what its
+16-bit type holds, so overflow, inf - inf and NaN appear where they would.
 
 Two semantics:
 
@@ -10,6 +10,8 @@ Two semantics:
 - ``fused``: what TensorRT may do at worst: chains of pointwise operators stay in FP32 within a kernel, and a value
   is rounded where a kernel ends; constants saturate as in TensorRT's weak conversion of weights. A weakly typed
   builder is free to choose TF32 or FP32 where that is faster, so the prediction is the worst it is allowed to do.
+
+Products accumulate in FP32 unless ``accumulation`` says FP16; see `precision_planner.simulation.accumulation`.
 """
 
 from __future__ import annotations
@@ -30,8 +32,16 @@ from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.keep import select_nodes
-from precision_planner.simulation.plans import all_low, element_types, from_assignment, fuse_chains, with_tf32
+from precision_planner.simulation.plans import (
+    all_low,
+    element_types,
+    from_assignment,
+    fuse_chains,
+    with_accumulation,
+    with_tf32,
+)
 from precision_planner.simulation.rounding import apply_rounding
 from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.stash import expand_low_stash
@@ -77,10 +87,12 @@ def prepare(
     *,
     precision: str | None = None,
     keep_fp32: Iterable[str | NodeId] = (),
+    keep_bf16: Iterable[str | NodeId] = (),
     assignment: TypeAssignment | None = None,
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
     tf32: bool = False,
+    accumulation: Accumulation = "fp32",
 ) -> Simulation:
     """The FP32 model that computes what a 16-bit one would.
 
@@ -89,14 +101,16 @@ def prepare(
         one is rounded everywhere but where `keep_fp32` or `assignment` says otherwise.
       precision: "fp16" or "bf16" for an FP32 model; fp16 by default.
       keep_fp32: nodes that stay FP32: names, globs on them, op types, pattern kinds ("layernorm"), `NodeId`s.
+      keep_bf16: nodes of an FP32 model that are BF16, named in the same ways.
       assignment: types for every value, instead of `precision` and `keep_fp32`.
       semantics: "typed" or "fused", see the module.
       weights: "ieee" or "saturate"; by default what the semantics say. An assignment is written with saturated
         masks by the conversion, so it is simulated so.
       tf32: products that stay in FP32 take their operands in TF32, as a build with TF32 allowed does.
+      accumulation: "fp32", or "fp16" for products that compute in FP16: what a weakly typed builder may choose.
 
     Raises:
-      ConversionError: unknown precision or semantics, or an assignment for a typed model.
+      ConversionError: unknown precision, semantics or accumulation, or an assignment for a typed model.
       SelectorError: an entry of `keep_fp32` matches nothing.
     """
     if semantics not in ("typed", "fused"):
@@ -105,6 +119,8 @@ def prepare(
         raise ConversionError(f"precision {precision!r} cannot be simulated; use fp16 or bf16")
     if weights not in (None, "ieee", "saturate"):
         raise ConversionError(f"weights {weights!r} are unknown; use ieee or saturate")
+    if accumulation not in ("fp32", "fp16"):
+        raise ConversionError(f"accumulation {accumulation!r} is unknown; use fp32 or fp16")
     by_default = semantics == "fused" or assignment is not None
     saturating = weights == "saturate" or (weights is None and by_default)
     policy: Overflow = "saturate" if saturating else "inf"
@@ -128,7 +144,8 @@ def prepare(
         else:
             precision = precision or "fp16"
             kept = frozenset(select_nodes(wide, index, keep_fp32))
-            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy)
+            brain = select_nodes(wide, index, keep_bf16)
+            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy, brain)
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
     if tf32:
         index = GraphIndex(wide.proto)
@@ -136,8 +153,10 @@ def prepare(
         description += ", kept products in TF32"
     if semantics == "fused":
         plan = fuse_chains(plan, GraphIndex(wide.proto))
+    if accumulation == "fp16":
+        plan = with_accumulation(plan, wide, GraphIndex(wide.proto))
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
-    description += f", {semantics} semantics, {stored}"
+    description += f", {semantics} semantics, {stored}" + (", FP16 accumulation" if plan.accumulated else "")
     return Simulation(
         apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description, kept
     )
@@ -166,6 +185,7 @@ def simulate(
     assignment: TypeAssignment | None = None,
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
+    accumulation: Accumulation = "fp32",
     outputs: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """What the model gives in FP16 or BF16, computed honestly on a CPU.
@@ -174,11 +194,12 @@ def simulate(
       source: a path, a ModelProto or a `Model`; see `prepare` for typed and FP32 models.
       inputs: a dict of arrays, a path (see `load_inputs`), or None for synthesised ones. Of several batches the
         first is taken.
-      precision: "fp16" or "bf16"; see `prepare` for this and the next four.
+      precision: "fp16" or "bf16"; see `prepare` for this and the next five.
       keep_fp32: nodes that stay FP32.
       assignment: types for every value.
       semantics: "typed" or "fused".
       weights: "ieee" or "saturate".
+      accumulation: "fp32" or "fp16".
       outputs: values of the main graph to return; None takes the model's outputs.
 
     Returns:
@@ -195,6 +216,7 @@ def simulate(
         assignment=assignment,
         semantics=semantics,
         weights=weights,
+        accumulation=accumulation,
     )
     batch = load_inputs(inputs, Model.load(source)).first()
     with open_simulation(simulation, outputs) as session:

@@ -8,6 +8,7 @@ A block is rounded by the same writer as a whole simulation, so a run gives bit 
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ BLOCK_NODES = 24
 
 CACHE_BYTES = 1 << 30
 """Bytes of remembered values past which only every second, fourth, ... end of a block is remembered."""
+
+MOST_THREADS = 4
+"""Threads inside an operator at most: every one of some hundred sessions has its own."""
 
 SESSIONS_PER_BLOCK = 6
 """Sessions kept for each block on average: the base's, and those of the plans tried of late."""
@@ -59,7 +63,7 @@ class BlockRunner:
       batches: inputs, each run under every plan.
       block_nodes: see `BLOCK_NODES`.
       cache_bytes: see `CACHE_BYTES`.
-      threads: threads inside an operator; 0 leaves the choice to onnxruntime.
+      threads: threads inside an operator; 0: as many as there are cores, up to `MOST_THREADS`.
     """
 
     def __init__(
@@ -75,8 +79,8 @@ class BlockRunner:
         self.index = GraphIndex(self.model.proto)
         self.stats = RunnerStats()
         self._cut = Cut(self.model, self.index, block_nodes)
-        self._batches = [{name: as_value(np.ascontiguousarray(array)) for name, array in b.items()} for b in batches]
-        self._threads = threads
+        self._batches = [{name: as_value(np.asarray(array, order="C")) for name, array in b.items()} for b in batches]
+        self._threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
         self._cache_bytes = cache_bytes
         self._pool = TensorPool()
         self._sessions: OrderedDict[tuple[int, Signature], SharedSession] = OrderedDict()

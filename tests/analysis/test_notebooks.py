@@ -29,6 +29,20 @@ def test_outputs_are_committed(path: Path) -> None:
         assert f"{folder}/" not in text, "a path of the machine that ran it"
 
 
+def test_the_whole_path_shows_plan_and_diff_with_drawings() -> None:
+    cells = json.loads((FOLDER / "whole_path.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = {
+        "".join(cell["source"]).splitlines()[-1]: "".join(output["data"]["text/html"])
+        for cell in cells
+        for output in cell.get("outputs", ())
+        if "text/html" in output.get("data", {})
+    }
+    for what in ("planned", "difference.explain()"):
+        assert shown[what].count("class=&quot;graph&quot;") >= 2, what
+    assert "id=&quot;layers&quot;" not in shown["planned"]
+    assert "iframe" in shown["analysis"]
+
+
 @pytest.mark.notebook
 @pytest.mark.slow
 # jupyter's own warnings about its transport are none of ours

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import precision_planner as pp
 from precision_planner.cli.main import main
@@ -18,8 +18,10 @@ from precision_planner.errors import InputsError, ToleranceError
 from precision_planner.model import Model
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.session import Session
+from precision_planner.simulation import prepare
 from tests.diffing.conftest import Sample
 from tests.simulation.models import FLOAT, FLOAT16, chain
+from tests.simulation.models import model as make
 
 X = np.arange(1, 5, dtype=np.float32)
 
@@ -115,6 +117,44 @@ def test_blocks_give_what_one_run_gives(tiny: Sample) -> None:
             for name, array in expected.items():
                 np.testing.assert_array_equal(found[name], array)
         assert len(chain_of_blocks.blocks) > 5
+
+
+@pytest.mark.parametrize("options", [{"weight_bytes": 0}, {"block_bytes": 1}, {}])
+def test_weights_that_are_let_go_come_back(tiny: Sample, options: dict[str, int]) -> None:
+    simulation = prepare(tiny[0], semantics="fused")
+    wanted = fetchable(simulation.model)
+    wanted = [name for name in wanted if not name.endswith(("__planner_low", "__planner_cast"))]
+    with Session(simulation.model, wanted) as session:
+        expected = session.run(tiny[1])
+    with BlockChain(simulation.model, wanted, **options) as blocks:
+        for last in (False, True, True):
+            found = dict(blocks.run(tiny[1], last=last))
+            for name, array in expected.items():
+                np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_block_of_which_nobody_wants_anything_is_passed_over() -> None:
+    nodes = [helper.make_node("Constant", [], [f"c{at}"], value_float=float(at)) for at in range(40)]
+    nodes += [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("Add", ["s", "s"], ["t"])]
+    kinds = {"x": (FLOAT, ["n"]), "s": (FLOAT, [])}
+    proto = make(nodes, kinds, {"y": (FLOAT, ["n"]), "t": (FLOAT, [])})
+    with BlockChain(Model.load(proto), ["y", "t"]) as blocks:
+        found = dict(blocks.run({"x": X, "s": np.float32(1.5)}))
+        assert len(blocks.blocks) > 1
+    np.testing.assert_array_equal(found["y"], X + X)
+    np.testing.assert_array_equal(found["t"], np.float32(3.0))
+    assert found["t"].shape == ()
+
+
+def test_strings_pass_through_blocks_and_sessions() -> None:
+    nodes = [helper.make_node("Equal", ["s", "s"], ["e"]), helper.make_node("Identity", ["s"], ["y"])]
+    proto = make(nodes, {"s": (TensorProto.STRING, ["n"])}, {"y": (TensorProto.STRING, ["n"])}, opset=19)
+    words = np.array(["a", "bc"], object)
+    with BlockChain(Model.load(proto), ["e", "y"]) as blocks, Session(Model.load(proto)) as session:
+        found = dict(blocks.run({"s": words}))
+        assert list(session.run({"s": words})["y"]) == ["a", "bc"]
+    assert list(found["y"]) == ["a", "bc"]
+    assert found["e"].all()
 
 
 def test_several_batches_give_the_worst_and_the_mean(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.cli.diff import command
 from tests.reporting.webdriver import ENTER, TAB, Browser, browser, find_browser
@@ -134,3 +135,23 @@ def test_details_open_from_the_keyboard(fresh: Browser) -> None:
     closed = fresh.script("return document.querySelectorAll('details[open]').length")
     fresh.type(ENTER)
     assert fresh.script("return document.querySelectorAll('details[open]').length") == closed + 1
+
+
+def test_the_frame_of_a_notebook_cell_sorts_and_draws(fresh: Browser, tmp_path: Path) -> None:
+    spec = PRESETS["tiny-massive"]
+    model, inputs = build_bert_classifier(spec), dict(sample_inputs(spec, rows=6, sequence=16))
+    found = pp.diff(model, model, inputs, simulate="fp16", semantics="fused").explain()
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!doctype html><meta charset='utf-8'><body>{found._repr_html_()}</body>", encoding="utf-8")
+    fresh.open(cell)
+    inside = "const page = document.querySelector('iframe').contentDocument;"
+    for what in ("svg.graph", "#layer-plot", "#layers tbody tr"):
+        box = inside + "const r = page.querySelector(arguments[0]).getBoundingClientRect(); return [r.width, r.height]"
+        assert min(fresh.script(box, what)) > 10, what
+    fresh.script(inside + "page.querySelectorAll('#layers th button')[4].click()")
+    values = fresh.script(
+        inside + "return [...page.querySelectorAll('#layers tbody tr')].map(r => r.cells[4].dataset.v)"
+    )
+    errors = [float(value) for value in values]
+    assert errors == sorted(errors, reverse=True)
+    assert len(errors) > 10

@@ -104,8 +104,8 @@ def test_class_24_a_long_product_in_an_fp16_accumulator():
     kept = np.float16(a.astype(np.float32) @ b.astype(np.float32))
     assert abs(float(drifting) - exact) / exact > 0.02
     assert abs(float(kept) - exact) / exact < 0.0005
-    rule, case, _, _ = shown("AC001", "4096 products in FP16")
-    assert apply_action(rule, case, oracle.measure).kept == 1
+    _, case, _, _ = shown("AC001", "4096 products in FP16")
+    assert (case.severity, case.action) == ("info", "warn")  # each is weighed by a search with a tolerance
 
 
 def test_class_27_a_denominator_past_65504():

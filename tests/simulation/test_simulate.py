@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 import precision_planner as pp
 from precision_planner.errors import ConversionError, SelectorError
 from precision_planner.model import GraphIndex, Model
-from precision_planner.simulation import all_low, apply_rounding, is_typed_low, prepare
+from precision_planner.simulation import all_low, apply_rounding, is_typed_low, open_simulation, prepare
 from precision_planner.simulation.rounding import round_weights
 from precision_planner.simulation.simulate import prove_rounding
 from tests.simulation.models import BFLOAT16, FLOAT, FLOAT16, INT64, chain, model
@@ -359,3 +359,21 @@ def test_bf16_of_an_old_opset() -> None:
     source = model([helper.make_node("Mul", ["x", "x"], ["y"])], {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, opset=9)
     x = np.array([1.0078125, 3.0], np.float32)  # 1 + 2^-7: its square needs 15 bits
     np.testing.assert_array_equal(pp.simulate(source, {"x": x}, precision="bf16")["y"], [1.015625, 9])
+
+
+def test_nodes_in_bf16_beside_nodes_in_fp16() -> None:
+    """70000 is in BF16's range and not in FP16's; what FP16 reads of it is infinite, what BF16 reads is not."""
+    nodes = [
+        helper.make_node("Mul", ["x", "k"], ["large"], name="large"),
+        helper.make_node("Mul", ["large", "tiny"], ["kept"], name="kept"),
+        helper.make_node("Mul", ["large", "tiny"], ["lost"], name="lost"),
+    ]
+    constants = {"k": np.float32(700.0), "tiny": np.float32(2.0**-10)}
+    graph = model(nodes, {"x": (FLOAT, [1])}, {"kept": (FLOAT, [1]), "lost": (FLOAT, [1])}, constants)
+    simulation = prepare(graph, keep_bf16=["large", "kept"], precision="fp16")
+    with open_simulation(simulation) as session:
+        found = session.run({"x": np.array([100.0], np.float32)})
+    large = np.float32(np.float32(700.0).astype(ml_dtypes.bfloat16)) * np.float32(100.0)
+    brain = np.float32(large.astype(ml_dtypes.bfloat16))
+    assert found["kept"][0] == np.float32((brain * np.float32(2.0**-10)).astype(ml_dtypes.bfloat16))
+    assert np.isinf(found["lost"][0])

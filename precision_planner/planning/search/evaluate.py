@@ -13,7 +13,15 @@ from precision_planner.numerics.rounding import Overflow
 from precision_planner.numerics.tolerance import Tolerance
 from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
 from precision_planner.planning.search.noise import Atom, restricted
-from precision_planner.simulation.plans import all_low, element_types, from_assignment, fuse_chains, with_tf32
+from precision_planner.simulation.accumulation import Accumulation
+from precision_planner.simulation.plans import (
+    all_low,
+    element_types,
+    from_assignment,
+    fuse_chains,
+    with_accumulation,
+    with_tf32,
+)
 from precision_planner.simulation.rounding import RoundingPlan
 from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.variants import BlockRunner
@@ -52,6 +60,7 @@ class Setting:
       own: one's own metrics by name.
       tf32: the build lets products that stay in FP32 use TF32.
       weights: what the conversion makes of weights that the type cannot hold: "saturate" or "inf".
+      accumulation: how products in FP16 add up: "fp32" or "fp16".
     """
 
     options: TypingOptions
@@ -60,6 +69,7 @@ class Setting:
     own: Mapping[str, OwnMetric] = field(default_factory=dict)
     weights: Overflow = "saturate"
     tf32: bool = False
+    accumulation: Accumulation = "fp32"
 
 
 class Evaluator:
@@ -111,9 +121,12 @@ class Evaluator:
         else:
             kept = [typing.node for typing in assignment.kept if typing.keep_as != "compute"]
             elem_type = ELEMENT_TYPES[self.setting.options.precision]
-            plan = all_low(self.runner.model, index, elem_type, kept, "saturate")
+            brain = [typing.node for typing in assignment.nodes.values() if typing.compute == "bf16"]
+            plan = all_low(self.runner.model, index, elem_type, kept, "saturate", brain)
         if self.setting.tf32:
             plan = with_tf32(plan, index, self._elements)
+        if self.setting.accumulation == "fp16":
+            plan = with_accumulation(plan, self.runner.model, index, self.types)
         return plan if strong else fuse_chains(plan, index)
 
     def answer(self, question: Question) -> Judgement:

@@ -5,9 +5,9 @@ trained MiniLM of six layers, leaving out any of a dozen regions takes away half
 rounding does *alone*, everything else in FP32, is not a matter of luck, and independent roundings add up in the squared
 error. So contributions are measured from the FP32 side, and a plan's expected error is the sum over its roundings.
 
-A region's roundings are of two sorts. Its own (weights, what it reads from an FP32 value, values that stay inside) go
-where the region is in FP32. Those of the values that it hands on go where their readers are in FP32 too: otherwise the
-Cast in front of a reader rounds them all the same.
+A region's roundings are of two sorts. Its own (weights, what it reads from an FP32 value, values that stay inside, sums
+in FP16) go where the region is in FP32. Those of the values that it hands on go where their readers are in FP32 too:
+otherwise the Cast in front of a reader rounds them all the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from precision_planner.model import GraphIndex, Scope
 from precision_planner.planning.search.regions import Region
-from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
+from precision_planner.simulation.rounding import EdgeKey, NodeKey, RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import EXACT, PRODUCTS
 
 __all__ = ["NOBODY", "Atom", "NoiseModel", "atoms_of"]
@@ -37,6 +37,7 @@ class Atom:
       values: values rounded where they are made.
       edges: values and constants rounded where they are read.
       readers: the regions that read what is handed on.
+      products: nodes that add up in FP16.
     """
 
     region: int
@@ -44,6 +45,7 @@ class Atom:
     values: tuple[ValueKey, ...]
     edges: tuple[EdgeKey, ...]
     readers: frozenset[int] = frozenset()
+    products: tuple[NodeKey, ...] = ()
 
 
 def atoms_of(
@@ -81,7 +83,16 @@ def atoms_of(
         else:
             readers = frozenset().union(*(flow.readers(scope, name) for name in node.output if name))
             handed.setdefault(_holder(None, readers), ([], []))[1].append(edge)
-    found = [Atom(n, False, tuple(values), tuple(edges)) for n, (values, edges) in own.items()]
+    products: dict[int, list[NodeKey]] = {}
+    for product in plan.accumulated:
+        number = flow.region(index.by_path[product[0]], product[1])
+        home = NOBODY if number is None else number
+        own.setdefault(home, ([], []))
+        products.setdefault(home, []).append(product)
+    found = [
+        Atom(n, False, tuple(values), tuple(edges), products=tuple(products.get(n, ())))
+        for n, (values, edges) in own.items()
+    ]
     found += [Atom(n, True, tuple(values), tuple(edges), readers) for (n, readers), (values, edges) in handed.items()]
     return tuple(sorted(found, key=lambda atom: (atom.region, atom.handed_on, sorted(atom.readers))))
 
@@ -145,6 +156,7 @@ def restricted(plan: RoundingPlan, atoms: Iterable[Atom]) -> RoundingPlan:
         {key: plan.values[key] for atom in chosen for key in atom.values},
         {key: plan.edges[key] for atom in chosen for key in atom.edges},
         plan.weights,
+        accumulated={key: plan.accumulated[key] for atom in chosen for key in atom.products},
     )
 
 

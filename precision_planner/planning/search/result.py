@@ -103,6 +103,6 @@ def _reason(precision: str, judgement: Judgement, without: Judgement | None, exp
     worst = max(judgement.values, key=lambda name: abs(without.values[name] - judgement.values[name]))
     output, _, metric = worst.rpartition(":")
     with_it, alone = judgement.values[worst], without.values[worst]
-    said = f"kept in {precision.upper()} by the search: {metric} of '{output}' is {with_it:.3g}, {alone:.3g} without it"
+    said = f"kept in {precision.upper()} by the search: {metric} of '{output}' is {with_it:.3g}, without it {alone:.3g}"
     # a plan may do better than can be expected of it: it is the expectation that must hold on other inputs
-    return said if not without.passed or expected is None else f"{said} by luck, {expected:.0%} of the bound expected"
+    return said if not without.passed or expected is None else f"{said} here, but {expected:.0%} of the bound expected"

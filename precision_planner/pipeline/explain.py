@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from html import escape
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.errors import PlannerError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from precision_planner.diffing import Diff
     from precision_planner.diffing.sources import Side
     from precision_planner.model import Model
+    from precision_planner.pipeline.plan import PlannedModel
 
 WORST_TENSORS = 12
 """So many weights are listed, those that the cast hurts most."""
@@ -27,19 +29,20 @@ CENSUS_BYTES = 4 << 30
 _OUTPUT_KEYS = ("sad", "max_abs", "rel_l2", "cosine", "top1", "nonfinite", "rows", "flipped")
 
 
-def explain(reference: str, candidate: str, found: Diff, inputs: str | None = None) -> dict[str, Any]:
+def explain(reference: Any, candidate: Any, found: Diff, inputs: Any = None) -> dict[str, Any]:
     """Collect what a newcomer needs to understand a diff.
 
     Args:
-      reference: what is right, as given to `planner diff`.
+      reference: what is right, as given to `compare`.
       candidate: what is judged, likewise.
       found: the diff.
-      inputs: the SRC it was made on.
+      inputs: what it was made on, likewise.
 
     Returns:
       JSON-ready: `plain` (what 16 bits everywhere do, None where the diff itself shows that), `plan` (what was done,
       or what the planner would do), `weights`, `drawings`, and `notes` (what could not be collected, and why).
     """
+    from precision_planner.diffing.drawings import drawings, reasons, side_drawings
     from precision_planner.diffing.sources import open_side
 
     told: dict[str, Any] = {"plain": None, "plan": None, "weights": None, "drawings": [], "notes": []}
@@ -48,9 +51,9 @@ def explain(reference: str, candidate: str, found: Diff, inputs: str | None = No
         told["notes"].append("the reference is no model, so neither weights nor a plan can be shown")
         return told
     precision = _precision(found, cand)
-    done, names, kept = cand.model, _names(ref, cand), _reasons(cand.plan)
+    told["drawings"] = side_drawings(ref, cand)
     if cand.plan:
-        told["plan"] = plan_summary(cand.plan, "done", _command(reference, candidate, inputs, cand.plan))
+        told["plan"] = plan_summary(cand.plan, "done", _command(ref.label, cand.label, inputs, cand.plan))
     elif found.grade in ("degraded", "garbage", "nonfinite") or found.failures:
         try:
             planned = _propose(ref.model, inputs, precision)
@@ -59,16 +62,12 @@ def explain(reference: str, candidate: str, found: Diff, inputs: str | None = No
         else:
             data = planned.plan.to_dict()
             told["plan"] = {
-                **plan_summary(data, "proposed", _command(reference, "plan", inputs, data)),
+                **plan_summary(data, "proposed", _command(ref.label, "plan", inputs, data)),
                 "predicted": {} if planned.diff is None else _outputs(planned.diff),
                 "verdict": "" if planned.diff is None else planned.diff.verdict,
                 "grade": "" if planned.diff is None else planned.diff.grade,
             }
-            done, names, kept = planned.model, dict(planned.report["names"]), _reasons(data)
-    if done is not None:
-        from precision_planner.diffing.drawings import drawings
-
-        told["drawings"] = drawings(ref.model, done, names, kept)
+            told["drawings"] = drawings(ref.model, planned.model, dict(planned.report["names"]), reasons(data))
     if _is_rewritten(found, cand):
         told["plain"] = _plain(ref.model, inputs, precision)
     if ref.model.weight_bytes <= CENSUS_BYTES:
@@ -76,6 +75,25 @@ def explain(reference: str, candidate: str, found: Diff, inputs: str | None = No
     else:
         told["notes"].append("the weights are past 4 GB: planner analyze scans them")
     return told
+
+
+def planned_html(planned: PlannedModel) -> str:
+    """A plan as a notebook shows it: the predicted difference, what was done for it, drawings, nodes and reasons."""
+    from precision_planner.diffing.drawings import drawings, reasons
+    from precision_planner.reporting.notebook import notebook_html
+
+    data = planned.plan.to_dict()
+    name = str(data["model"].get("file") or "model.onnx")
+    source = Path(str(data["inputs"].get("source") or ""))
+    told: dict[str, Any] = {
+        "plan": plan_summary(data, "done", _command(name, "plan", source if source.suffix else None, data)),
+        "drawings": [],
+    }
+    if planned.original is not None:
+        told["drawings"] = drawings(planned.original, planned.model, dict(planned.report["names"]), reasons(data))
+    if planned.diff is not None:
+        data["diff"] = planned.diff.to_dict()
+    return notebook_html({**data, "explanation": told}, f"<p>{escape(planned.summary)}</p>")
 
 
 def plan_summary(plan: Mapping[str, Any], status: str, command: str) -> dict[str, Any]:
@@ -135,22 +153,6 @@ def _precision(found: Diff, side: Side) -> str:
     return "bf16" if "bf16" in str(found.candidate.get("run", "")) else "fp16"
 
 
-def _names(reference: Side, candidate: Side) -> dict[str, str]:
-    from precision_planner.diffing.drawings import fused_names
-
-    if reference.model is None or candidate.model is None:
-        return {}
-    return {**fused_names(reference.model, candidate.model, candidate.plan.get("fusions") or ()), **candidate.names}
-
-
-def _reasons(plan: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        str(node["node"]): str(node["reason"])
-        for node in plan.get("nodes") or ()
-        if node.get("reason") and node.get("precision") == "fp32"
-    }
-
-
 def _is_rewritten(found: Diff, candidate: Side) -> bool:
     """Whether the candidate is more than the reference in 16 bits, so that the contrast says something."""
     if candidate.model is None or bool(candidate.plan):
@@ -159,13 +161,13 @@ def _is_rewritten(found: Diff, candidate: Side) -> bool:
     return bool(graph.get("retyped") or graph.get("fused") or graph.get("added"))
 
 
-def _propose(model: Model, inputs: str | None, precision: str) -> Any:
+def _propose(model: Model, inputs: Any, precision: str) -> Any:
     from precision_planner.pipeline import plan
 
     return plan(model, inputs=inputs, precision=precision, verify=False)
 
 
-def _plain(model: Model, inputs: str | None, precision: str) -> dict[str, Any] | None:
+def _plain(model: Model, inputs: Any, precision: str) -> dict[str, Any] | None:
     """What 16 bits everywhere do to the model, as TensorRT's kernels would round."""
     from precision_planner.diffing import compare
     from precision_planner.simulation import is_typed_low
@@ -231,9 +233,9 @@ def _json(value: float | None) -> Any:
     return None if value is None else json_number(value)
 
 
-def _command(reference: str, folder: str, inputs: str | None, plan: Mapping[str, Any]) -> str:
+def _command(reference: str, folder: str, inputs: Any, plan: Mapping[str, Any]) -> str:
     words = ["planner", "plan", reference, "-o", str(Path(folder))]
     words += ["--target", str(plan.get("target"))] if plan.get("target") else []
     words += ["--precision", "bf16"] if plan.get("precision") == "bf16" else []
-    words += ["--inputs", inputs] if inputs else []
+    words += ["--inputs", str(inputs)] if isinstance(inputs, (str, PurePath)) else []
     return shlex.join(words)
