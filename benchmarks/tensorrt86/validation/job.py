@@ -96,7 +96,8 @@ def subject(job, folder, stem, expected):
     import onnx
 
     shapes = read_json(os.path.join(folder, "values.json"))["shapes"]
-    model, names = search.cut(onnx.load(path), job["cut"], shapes, job.get("depth"), job.get("begin", ()))
+    outputs = [job["cut"], *job.get("also", ())]
+    model, names = search.cut(onnx.load(path), outputs, shapes, job.get("depth"), job.get("begin", ()))
     onnx.save(model, stem + ".onnx")
     return stem + ".onnx", {name: inputs[name] if name in inputs else expected[name] for name in names}
 

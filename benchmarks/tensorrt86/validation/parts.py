@@ -1,9 +1,10 @@
-"""Make the cases of the diagnosis of SegFormer's head: where, behind the four stages, do FP16 engines go wrong?
+"""Build parts of SegFormer's head: how small is the graph that TensorRT 8.6 gets wrong, and at which builder levels?
 
     python -m benchmarks.tensorrt86.validation.parts CASES OUT
 
-Takes segformer-128 from the case folders CASES and writes OUT.tar.gz for run_head.sh. The jobs are parts of its graph:
-from the outputs of the four stages to successive values of the head, then ever smaller parts around the suspects.
+Takes segformer-128 from the case folders CASES and writes OUT.tar.gz for run_head.sh. `misread.py` says what the engines
+of whole SegFormers have in common: the head takes the channel-major outputs of stages that a convolution reads too for
+row-major planes. Parts with that convolution, and without it, at several levels, can say when.
 """
 
 from __future__ import annotations
@@ -11,75 +12,109 @@ from __future__ import annotations
 import json
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 CASE = "segformer-128"
-HEAD = "/m/decode_head/"
-STAGES = tuple(f"/m/segformer/stages.{n}/blocks.1/Add_1_output_0" for n in range(4))
-NORMS = tuple(f"/m/segformer/stages.{n}/layer_norm/Add_1_output_0" for n in range(4))
+STAGE, HEAD = "/m/segformer/stages.", "/m/decode_head/"
+STAGES = tuple(f"{STAGE}{n}/blocks.1/Add_1_output_0" for n in range(4))
+NORMS = tuple(f"{STAGE}{n}/layer_norm/Add_1_output_0" for n in range(4))
+PATCHES = tuple(f"{STAGE}{n + 1}/patch_embeddings/proj/Conv_output_0" for n in range(3))
+"""What the next stage makes of the output of a stage: the convolution that reads it beside the head."""
+TOKENS = tuple(f"{HEAD}linear_projections.{n}/Transpose_output_0" for n in range(4))
+PRODUCTS = tuple(f"{HEAD}linear_projections.{n}/proj/MatMul_output_0" for n in range(4))
 PLANES = tuple(f"{HEAD}Reshape{n}_output_0" for n in ("", "_1", "_2", "_3"))
 RESIZED = tuple(f"{HEAD}Resize{n}_output_0" for n in ("", "_1", "_2", "_3"))
-CONCAT, FUSED, RELU = (f"{HEAD}{n}_output_0" for n in ("Concat_4", "linear_fuse/Conv", "activation/Relu"))
-LAST_BLOCK = "/m/segformer/stages.3/blocks.1/Add_output_0"
+CONCAT, FUSED = (f"{HEAD}{n}_output_0" for n in ("Concat_4", "linear_fuse/Conv"))
 
 
 def jobs() -> list[dict[str, Any]]:
     """The engines, the most telling first: what is cut where, in which precision, at which builder level."""
     found: list[dict[str, Any]] = []
 
-    def add(name: str, cut: str, begin: tuple[str, ...], kind: str = "fp16", level: int = 0, keep: str = "") -> None:
-        job = {"id": f"{CASE}.head.{name}-{kind}-L{level}", "case": CASE, "kind": kind, "level": level, "cut": cut}
-        job.update(begin=list(begin), priority=len(found))
+    def add(
+        name: str,
+        cut: str,
+        begin: tuple[str, ...],
+        kind: str = "fp16",
+        level: int = 0,
+        also: tuple[str, ...] = (),
+        keep: str = "",
+    ) -> None:
+        job = {"id": f"{CASE}.{name}-{kind}-L{level}", "case": CASE, "kind": kind, "level": level, "cut": cut}
+        job.update(begin=list(begin), also=list(also), priority=len(found))
         found.append({**job, "keep": keep} if keep else job)
 
-    add("all", "y", STAGES)
-    add("to-concat", CONCAT, STAGES)
-    add("to-resize-3", RESIZED[3], STAGES)
-    add("all", "y", STAGES, level=3)
-    add("resized-concat-fuse", FUSED, RESIZED)
-    add("planes-to-fuse", FUSED, PLANES)
-    add("to-plane-3", PLANES[3], STAGES)
-    add("only-resize-3", RESIZED[3], PLANES[3:], "half")
-    add("only-fuse", FUSED, (CONCAT,), "half")
-    add("to-fuse", FUSED, STAGES)
+    def both(kind: str = "fp16", level: int = 0) -> None:
+        """From the outputs of the stages to the result, and the convolutions that read them."""
+        add("head-and-patches", "y", STAGES, kind, level, PATCHES)
+
+    def stage(n: int, kind: str = "fp16", level: int = 0, name: str = "", keep: str = "") -> None:
+        """One stage: its normalization, its projection in the head, and the convolution."""
+        add(f"stage-{n}-and-patches{name}", PLANES[n], STAGES[n : n + 1], kind, level, PATCHES[n : n + 1], keep)
+
+    both()
+    stage(2)
+    both(level=3)
+    stage(2, level=3)
+    both("half", 3)
+    add("head", "y", STAGES)
+    add("tokens-2-and-patches", TOKENS[2], NORMS[2:3], also=PATCHES[2:])
+    add("product-2-and-patches", PRODUCTS[2], NORMS[2:3], also=PATCHES[2:])
+    stage(2, level=2)
+    add("head", "y", STAGES, level=3)
     # the second engines of the builders
+    stage(2, "half")
+    stage(2, "half", 3)
+    stage(2, level=1)
+    stage(2, "fp32")
+    both("fp32")
+    add("stage-2", PLANES[2], STAGES[2:3])
+    stage(0)
+    stage(1)
+    stage(2, name="-conv-fp32", keep=f"{STAGE}3/patch_embeddings/proj/Conv")
+    stage(2, name="-product-fp32", keep=f"{HEAD}linear_projections.2/proj/MatMul")
+    stage(2, name="-transpose-fp32", keep=f"{STAGE}2/.*Transpose.*")
+    both(level=1)
+    both(level=2)
+    add("product-2-and-patches", PRODUCTS[2], NORMS[2:3], level=3, also=PATCHES[2:])
+    add("tokens-2-and-patches", TOKENS[2], NORMS[2:3], "half", also=PATCHES[2:])
+    stage(0, level=3)
+    stage(1, level=3)
+    stage(0, "half", 3)
+    stage(1, "half", 3)
+    stage(2, level=4)
+    stage(2, level=5)
     add("planes-to-concat", CONCAT, PLANES, "half")
-    add("all", "y", STAGES, "half")
-    add("only-concat", CONCAT, RESIZED, "half")
-    add("norms-to-plane-0", PLANES[0], NORMS[:1])
-    add("to-norm-3", NORMS[3], STAGES)
-    add("from-concat", "y", (CONCAT,), "half")
-    add("resize-3-fp32", FUSED, PLANES, keep=r".*/Resize(_\d)?")
-    add("fuse-fp32", FUSED, PLANES, keep=r".*/linear_fuse/Conv")
-    add("concat-fp32", FUSED, PLANES, keep=r".*/Concat_4")
-    add("planes-to-relu", RELU, PLANES)
-    add("to-plane-0", PLANES[0], STAGES)
-    add("to-resize-1", RESIZED[1], STAGES)
-    add("to-resize-2", RESIZED[2], STAGES)
-    add("only-resize-1", RESIZED[1], PLANES[1:2], "half")
-    add("only-resize-2", RESIZED[2], PLANES[2:3], "half")
-    add("only-classifier", "y", (RELU,), "half")
-    add("only-resize-3", RESIZED[3], PLANES[3:])
-    add("planes-to-fuse", FUSED, PLANES, "fp32")
-    add("to-relu", RELU, STAGES)
-    add("all", "y", STAGES, "fp32")
-    add("planes-to-concat", CONCAT, PLANES, "half", 3)
-    add("only-resize-3", RESIZED[3], PLANES[3:], "half", 3)
-    add("only-concat", CONCAT, RESIZED, "half", 3)
-    add("all", "y", STAGES, "half", 3)
-    add("to-concat", CONCAT, STAGES, level=3)
-    add("only-fuse", FUSED, (CONCAT,), "half", 3)
-    add("planes-to-fuse", FUSED, PLANES, level=3)
-    add("last-block", "y", (*STAGES[:3], LAST_BLOCK))
-    for n in (1, 2):
-        add(f"to-plane-{n}", PLANES[n], STAGES)
-    for n in range(3):
-        add(f"to-norm-{n}", NORMS[n], STAGES)
-    add("only-resize-3", RESIZED[3], PLANES[3:], "fp32", 3)
-    add("only-fuse", FUSED, (CONCAT,), "fp32")
-    add("to-fuse", FUSED, STAGES, level=3)
+    add("planes-to-fuse", FUSED, PLANES)
+    add("resize-3", RESIZED[3], PLANES[3:], "half")
+    both(level=4)
+    both("half")
+    stage(2, "fp32", 3)
+    both("fp32", 3)
     return found
+
+
+def part_of(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(name, what is kept of an engine of a part of a graph): what it was, and its error."""
+    job = result["job"]
+    kept = {key: job[key] for key in ("kind", "level", "cut", "also", "begin", "depth", "keep") if key in job}
+    errors = {name: o["rel_l2"] for name, o in result.get("outputs", {}).items()}
+    return result["id"], kept | ({"rel_l2": errors} if errors else {"error": result.get("error", "")[:200]})
+
+
+def parts_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Markdown: the engines of parts of a graph that were built."""
+    lines = ["| engine of a part | ends at | engine | level | relative error |", "|---|---|---|---|---|"]
+    for name, part in parts.items():
+        if "rel_l2" in part:
+            kind = part["kind"] + (f", {part['keep']} in FP32" if "keep" in part else "")
+            error = part["rel_l2"][part["cut"]]
+            said = "NaN" if error is None else f"{error:.2g}"
+            lines.append(f"| {name} | {part['cut']} | {kind} | {part['level']} | {said} |")
+    lost = sorted(name for name, part in parts.items() if "rel_l2" not in part)
+    return [*lines, "", f"Not built: {', '.join(lost) or 'none'}."]
 
 
 def main(cases: str, out: str) -> None:
