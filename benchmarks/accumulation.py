@@ -42,11 +42,18 @@ def cancelling(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return a + 1, np.abs(b) * sign[:, None]
 
 
+def massive(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two positions that make most of every sum."""
+    large = np.where(np.isin(np.arange(len(b)), (len(b) // 5, len(b) // 2)), 100, 1)
+    return a * large, b * large[:, None]
+
+
 KINDS: tuple[Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]], ...] = (
     normal,
     mean,
     positive,
     cancelling,
+    massive,
 )
 
 

@@ -48,8 +48,8 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("tensorrt-8.6", "weak", "tensorrt", None, margin=1.5),
-        Target("tensorrt-10", "weak", "tensorrt", 22, margin=1.5),
+        Target("tensorrt-8.6", "weak", "tensorrt", None, margin=1.3),
+        Target("tensorrt-10", "weak", "tensorrt", 22, margin=1.3),
         Target("tensorrt-10-strong", "strong", "tensorrt", 22),
         Target("tensorrt-11", "strong", "tensorrt", 22, default=True),
         Target("tensorrt-rtx", "strong", "tensorrt_rtx", 22),

@@ -15,9 +15,15 @@ a^2 u^2 (1 + ... + (C - 1)) / C + u^2 of it, which equals the above for
     a = sqrt((n - 1) / (C - 1)).
 
 With n <= C each step is a chunk, a = 1, and the arithmetic is that of the step itself. Sums that FP16 holds have no
-error to enlarge, so selections and small integers stay exact; a partial sum past the range is infinite. What the model
-lacks: a sum that passes the range within a chunk and comes back, and summands so small beside their sum that FP16 drops
-every one of them (more than 2,048 equal steps, K above 32,768).
+error to enlarge, so selections and small integers stay exact; a partial sum past the range is infinite.
+
+A step that adds d to a sum which FP16 holds makes an error of |d| at most. So where a few large products make the sum
+and the others are below its rounding unit (massive activations), only the large ones round it. What an error is
+enlarged by, a - 1 times it, is therefore held to what its chunk adds and to what the next one adds, whichever is less:
+a chunk with one large product is no reason to enlarge where its neighbor is small.
+
+What the model lacks: large products in neighboring chunks, a sum that passes the range within a chunk and comes back,
+and summands so small beside their sum that FP16 drops each of many (more than 2,048 equal steps, K above 32,768).
 """
 
 from __future__ import annotations

@@ -61,20 +61,20 @@ class _Chunks:
         """
         if self._product.steps:
             left, right = self._parts(0), self._parts(1)
-            growth = self._scalar("growth", self._product.growth) if self._product.growth != 1.0 else ""
+            growth = self._scalar("growth", self._product.growth - 1.0) if self._product.growth != 1.0 else ""
         else:
             sizes, growth = self._measure()
             left, right = (self._split(slot, sizes, CHUNKS) for slot in (0, 1))
-        total = ""
-        for chunk, (a, b) in enumerate(zip(left, right, strict=True)):
-            final = chunk == len(left) - 1
-            name = last if final and rounded and last and total else ""
-            partial = self._partial(chunk, a, b)
-            total = self._op("Add", [total, partial], f"sum{chunk}", name) if total else partial
-            if final:
-                return total if rounded else self._round(total, "sum", last)
-            total = self._with_error(total, chunk, growth)
-        raise AssertionError("a product has chunks")
+        total, added = self._partial(0, left[0], right[0], growth)
+        for chunk in range(1, len(left)):
+            partial, following = self._partial(chunk, left[chunk], right[chunk], growth)
+            low = self._round(total, f"low{chunk}")
+            if growth:
+                bound = self._op("Min", [added, following], f"bound{chunk}")
+                low = self._with_more_error(total, low, bound, chunk, growth)
+            name = last if rounded and chunk == len(left) - 1 else ""
+            total, added = self._op("Add", [low, partial], f"sum{chunk}", name), following
+        return total if rounded else self._round(total, "sum", last)
 
     def epilogue(self, total: str) -> None:
         """Scale the sum and add the bias, under the node's own output."""
@@ -92,18 +92,17 @@ class _Chunks:
             bias = self._op("Reshape", [bias, shape], "bias")
         self._op("Add", [total, bias], "result", result)
 
-    def _with_error(self, total: str, chunk: int, growth: str) -> str:
-        """The sum plus its rounding error times `growth`; infinite where the rounded sum is."""
-        low = self._round(total, f"low{chunk}")
-        if not growth:
-            return low
+    def _with_more_error(self, total: str, low: str, bound: str, chunk: int, growth: str) -> str:
+        """The rounded sum and `growth` times its error more, up to `bound`; infinite where the rounded sum is."""
         # infinity minus infinity would be NaN: what overflows anyway is subtracted as the number it overflows from
         finite = self._clip(total, chunk)
         error = self._op("Sub", [low, finite], f"error{chunk}")
-        grown = self._op("Mul", [error, growth], f"grown{chunk}")
-        return self._op("Add", [total, grown], f"acc{chunk}")
+        more = self._op("Mul", [error, growth], f"more{chunk}")
+        above = self._op("Max", [more, self._op("Neg", [bound], f"below{chunk}")], f"above{chunk}")
+        return self._op("Add", [low, self._op("Min", [above, bound], f"within{chunk}")], f"acc{chunk}")
 
-    def _partial(self, chunk: int, a: str, b: str) -> str:
+    def _partial(self, chunk: int, a: str, b: str, growth: str) -> tuple[str, str]:
+        """(a partial product, its magnitude where errors are enlarged)."""
         name = f"{self._base}_part{chunk}"
         made = NodeProto(op_type=self._node.op_type, domain=self._node.domain, name=name)
         made.input.extend([a, b])
@@ -112,7 +111,7 @@ class _Chunks:
         made.output.append(name)
         made.attribute.extend(a for a in self._node.attribute if a.name not in _EPILOGUE)
         self.nodes.append(made)
-        return name
+        return name, self._op("Abs", [name], f"size{chunk}") if growth else ""
 
     def _parts(self, slot: int) -> list[str]:
         """The chunks of an operand whose length is known."""
@@ -140,10 +139,10 @@ class _Chunks:
         return names
 
     def _measure(self) -> tuple[str, str]:
-        """(the sizes of the chunks, the factor on errors), computed when the model runs.
+        """(the sizes of the chunks, the factor on errors less 1), computed when the model runs.
 
-        Equal chunks and a longer last one; with fewer values than chunks the first ones are empty. A factor below 1
-        stands for steps that are fewer than the chunks; it is above 0 so that infinity stays infinity.
+        Equal chunks and a longer last one; with fewer values than chunks the first ones are empty. A factor below 0
+        stands for steps that are fewer than the chunks; it is never 0, which would make an infinite error NaN.
         """
         axis = self._constant("axis", np.array([self._product.axes[1]], np.int64))
         shape = self._op("Shape", [self._node.input[1]], "shape")
@@ -156,8 +155,9 @@ class _Chunks:
         steps = self._op("Ceil", [self._op("Div", [whole, self._scalar("step", STEP)], "ratio")], "steps")
         more = self._op("Sub", [steps, self._scalar("one", 1.0)], "more")
         share = self._op("Div", [more, self._scalar("between", CHUNKS - 1)], "share")
-        above = self._op("Max", [share, self._scalar("least", 2.0**-40)], "share_above")
-        return sizes, self._op("Sqrt", [above], "growth")
+        above = self._op("Max", [share, self._scalar("zero", 0.0)], "share_above")
+        factor = self._op("Sqrt", [above], "factor")
+        return sizes, self._op("Sub", [factor, self._scalar("nearly_one", 1.0 - 2.0**-20)], "growth")
 
     def _clip(self, value: str, chunk: int) -> str:
         limit = FORMATS["fp16"].overflow_from

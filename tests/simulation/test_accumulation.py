@@ -113,8 +113,22 @@ def test_the_error_is_as_large_as_that_of_the_steps(
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sum_that_one_product_makes_is_rounded_for_that_one_alone(seed: int, symbolic: bool) -> None:
+    """Massive activations: all other products are far below the rounding unit of the sum."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((96, 1536)) / 100, rng.standard_normal((1536, 96)) / 100
+    at = int(rng.integers(1536))
+    a[:, at], b[at] = 100 * a[:, at], 5e4 * b[at]
+    a, b = half(a), half(b)
+    exact = a.astype(np.float64) @ b
+    found = in_half(product("k" if symbolic else 1536, 96), {"a": a, "b": b})
+    assert rms(found - exact) / rms(stepped(a, b) - exact) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("length", [64, 3072])
+@pytest.mark.parametrize("length", [64, 128, 3072])
 def test_a_partial_sum_past_the_range_is_infinite_although_the_sum_is_not(
     length: int, sign: int, symbolic: bool
 ) -> None:
