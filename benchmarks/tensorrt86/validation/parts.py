@@ -2,19 +2,22 @@
 
     python -m benchmarks.tensorrt86.validation.parts CASES OUT
 
-Takes segformer-128 from the case folders CASES and writes OUT.tar.gz for run_head.sh. `misread.py` says what the engines
-of whole SegFormers have in common: the head takes the channel-major outputs of stages that a convolution reads too for
-row-major planes. Parts with that convolution, and without it, at several levels, can say when.
+Takes segformer-128 from the case folders CASES and writes OUT.tar.gz for run_head.sh. `misread.py` says what the
+engines of whole SegFormers have in common: the head takes the channel-major outputs of stages that a convolution reads
+too for row-major planes. Parts with that convolution, and without it, at several levels, can say when.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.tensorrt86.validation.table import USED
 
 CASE = "segformer-128"
 STAGE, HEAD = "/m/segformer/stages.", "/m/decode_head/"
@@ -105,16 +108,34 @@ def part_of(result: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def parts_table(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Markdown: the engines of parts of a graph that were built."""
-    lines = ["| engine of a part | ends at | engine | level | relative error |", "|---|---|---|---|---|"]
-    for name, part in parts.items():
-        if "rel_l2" in part:
-            kind = part["kind"] + (f", {part['keep']} in FP32" if "keep" in part else "")
-            error = part["rel_l2"][part["cut"]]
-            said = "NaN" if error is None else f"{error:.2g}"
-            lines.append(f"| {name} | {part['cut']} | {kind} | {part['level']} | {said} |")
+    """Markdown: the engines of parts of a graph that were built, by error."""
+    lines = ["| engine of a part | ends at | precision | level | relative error |", "|---|---|---|---|---|"]
+    for name, part in sorted(built(parts).items(), key=lambda item: _error(item[1])):
+        kind = part["kind"] + (f", {part['keep']} in FP32" if "keep" in part else "")
+        lines.append(f"| {name} | {part['cut']} | {kind} | {part['level']} | {_error(part):.2g} |")
     lost = sorted(name for name, part in parts.items() if "rel_l2" not in part)
     return [*lines, "", f"Not built: {', '.join(lost) or 'none'}."]
+
+
+def parts_line(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What they come to."""
+    errors = {name: _error(part) for name, part in built(parts).items() if part["kind"] != "fp32"}
+    worst = max(errors, key=lambda name: errors[name])
+    rounded = sum(error > USED for error in errors.values())
+    return (
+        f"Engines of parts of SegFormer's graph, with FP16 allowed: {len(errors)} built, {rounded} of them with an "
+        f"error that shows FP16, the largest {errors[worst]:.2g} ({worst})."
+    )
+
+
+def built(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {name: part for name, part in parts.items() if "rel_l2" in part}
+
+
+def _error(part: Mapping[str, Any]) -> float:
+    """Of the value that the part is about; infinite where it is not finite."""
+    error = part["rel_l2"][part["cut"]]
+    return math.inf if error is None else float(error)
 
 
 def main(cases: str, out: str) -> None:
