@@ -88,7 +88,7 @@ def test_a_cut_computes_the_value(model: onnx.ModelProto, data: st.DataObject) -
     arrays = dict(zip(names, session(everything).run(names, {"x": x}), strict=True))
     output = data.draw(st.sampled_from([name for name, _ in values(model, shapes_of(model))]))
     depth = data.draw(st.sampled_from([None, 1, 2, 4]))
-    part, inputs = cut(model, output, shapes_of(model), depth)
+    part, inputs = cut(model, [output], shapes_of(model), depth)
     feeds = {name: x if name == "x" else arrays[name] for name in inputs}
     np.testing.assert_array_equal(session(part).run([output], feeds)[0], arrays[output])
     if depth == 1:

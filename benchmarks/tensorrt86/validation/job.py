@@ -96,7 +96,8 @@ def subject(job, folder, stem, expected):
     import onnx
 
     shapes = read_json(os.path.join(folder, "values.json"))["shapes"]
-    model, names = search.cut(onnx.load(path), job["cut"], shapes, job.get("depth"))
+    outputs = [job["cut"], *job.get("also", ())]
+    model, names = search.cut(onnx.load(path), outputs, shapes, job.get("depth"), job.get("begin", ()))
     onnx.save(model, stem + ".onnx")
     return stem + ".onnx", {name: inputs[name] if name in inputs else expected[name] for name in names}
 
@@ -125,6 +126,8 @@ def build(job, work, log):
         outputs, _ = engine.run(plan, inputs, log)
         result["outputs"] = {name: metrics.compare(expected[name], array) for name, array in outputs.items()}
         result["verdict"] = metrics.verdict(result["outputs"])
+        if "begin" in job and result["verdict"] != "fine":  # what it is instead may say what went wrong
+            np.savez_compressed(stem + ".wrong.npz", **{n: a[:1].astype(np.float16) for n, a in outputs.items()})
         result["counts"], layers = building.describe(plan, log)
         write_json(stem + ".layers", layers)
         if "cut" in job and len(layers) <= SHOWN:
@@ -144,6 +147,7 @@ def serve(work, out):
     A line DONE goes out for every job. The process ends after an error that leaves the GPU's context unusable.
     """
     import engine
+    import tensorrt as trt
     from polygraphy import cuda
 
     class Log(engine.Log):
@@ -158,6 +162,7 @@ def serve(work, out):
             self.path, self.file = path, open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     log = Log()
+    trt.Builder(log)  # loads TensorRT's libraries while the cases are still being prepared
     for line in sys.stdin:
         job = json.loads(line)
         result = build(job, work, log)

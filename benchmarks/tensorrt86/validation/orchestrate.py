@@ -2,10 +2,12 @@
 """Do all jobs of a folder of cases on this machine's GPU, several at once, within a time; called by run_validation.sh.
 
     orchestrate.py CASES OUT        with BUDGET (seconds, default 280), JOBS (engines built at once, default 6),
-                                    LIMIT (seconds an engine, default 90)
+                                    LIMIT (seconds an engine, default 90), RESERVE (seconds kept for timing, by
+                                    default a sixth of the budget, 20 at most)
 
-Writes OUT/results.jsonl as it goes, OUT/searches.json, OUT/details.tar.gz (the inspector's layers of every engine) and
-OUT/summary.txt. CASES/done.jsonl, the results.jsonl of an earlier run, names jobs that need not be done again.
+Writes OUT/results.jsonl as it goes, OUT/searches.json, OUT/details.tar.gz (the inspector's layers of every engine),
+OUT/wrong.tar.gz (the first row that an engine of a part of a graph gave, where that was wrong) and OUT/summary.txt.
+CASES/done.jsonl, the results.jsonl of an earlier run, names jobs that need not be done again.
 """
 
 import json
@@ -27,6 +29,8 @@ PREPARERS = 4
 """Cases prepared at once, on the CPU, beside the builds."""
 SEARCHERS = 3
 """Engines built at once for the searches, at most."""
+ARCHIVE = 12e6
+"""Bytes that go into one archive, at most: the first results have precedence."""
 STARTING = 45
 """Seconds more that the first engine of a process may take."""
 
@@ -36,16 +40,22 @@ class Builder:
 
     def __init__(self, work, out):
         self.command = [sys.executable, JOB, "serve", work, out]
-        self.process = None
+        self.start()
+
+    def start(self):
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True
+        )
+        self.is_fresh = True
 
     def ask(self, job, limit, left):
         """None when the job is done, with whatever result; else why it was not. Both times are seconds."""
-        if self.process is None or self.process.poll() is not None:
-            self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
-            self.process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True
-            )
+        if self.process.poll() is not None:
+            self.start()
+        if self.is_fresh:
             limit += STARTING
+        self.is_fresh = False
         limit = min(limit, left)
         watchdog = threading.Timer(limit, self.process.kill)
         start = time.monotonic()
@@ -67,9 +77,8 @@ class Builder:
         return "the process ended with %s: %s" % (code, self.said.read()[-500:])
 
     def stop(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 class Work:
@@ -79,7 +88,7 @@ class Work:
         self.cases, self.out, self.work = cases, out, work
         self.start = time.monotonic()
         self.deadline = self.start + budget
-        self.reserve = min(20, budget / 6)
+        self.reserve = float(os.environ.get("RESERVE", min(20, budget / 6)))
         self.lock = threading.Condition()
         self.results, self.prepared, self.failed = {}, set(), {}
         self.running = []
@@ -97,6 +106,7 @@ class Work:
             for s in self.lines("searches.jsonl")
             if only is None or s["case"] in only
         ]
+        self.whole = {search.case for search in self.searches} | {job["case"] for job in self.pending if "cut" in job}
         first = [search.case for search in self.searches[:1]]
         ordered = sorted(self.pending, key=lambda job: job["priority"])
         self.to_prepare = list(dict.fromkeys([*first, *(job["case"] for job in ordered)]))
@@ -147,7 +157,7 @@ class Work:
         for search in self.searches:
             if job.get("search") == search.prefix and "plain" in job:
                 search.learn(job["index"], self.error_of(result["id"]))
-        if "over its limit" in result.get("error", "") and job.get("level", 3) > 1 and "search" not in job:
+        if "over its limit" in result.get("error", "") and job.get("level", 3) > 1 and "cut" not in job:
             self.pending.append(dict(job, level=1, priority=90))  # a faster build, if there is time at the end
         with open(os.path.join(self.out, "results.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
@@ -192,7 +202,7 @@ class Work:
                     return
                 case = self.to_prepare.pop(0)
             command = [sys.executable, JOB, "prepare", os.path.join(self.cases, case), self.work]
-            if case in {search.case for search in self.searches}:
+            if case in self.whole:
                 command.append("searched")
             try:
                 done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100)
@@ -239,10 +249,14 @@ class Work:
             for name, result in self.results.items():
                 if name not in self.done_before:
                     file.write(json.dumps(result) + "\n")
-        with tarfile.open(os.path.join(self.out, "details.tar.gz"), "w:gz") as archive:
-            for name in sorted(os.listdir(self.work)):
-                if name.endswith(".layers"):
-                    archive.add(os.path.join(self.work, name), name)
+        for archived, ending in (("details", ".layers"), ("wrong", ".wrong.npz")):
+            room = ARCHIVE
+            with tarfile.open(os.path.join(self.out, archived + ".tar.gz"), "w:gz") as archive:
+                for name in self.results:
+                    path = os.path.join(self.work, name + ending)
+                    if os.path.exists(path) and os.path.getsize(path) <= room:
+                        archive.add(path, name + ending)
+                        room -= os.path.getsize(path)
         with open(os.path.join(self.out, "summary.txt"), "w", encoding="utf-8") as file:
             for name, result in self.results.items():
                 worst = ["%.2g" % o["rel_l2"] for o in list(result.get("outputs", {}).values())[:3]]

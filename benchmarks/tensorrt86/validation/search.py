@@ -62,22 +62,22 @@ def is_large(shapes, name):
     return name in shapes and math.prod(shapes[name]) >= SMALLEST
 
 
-def cut(model, output, shapes, depth=None):
-    """(the part of a graph that computes `output`, names of its inputs).
+def cut(model, outputs, shapes, depth=None, begin=()):
+    """(the part of a graph that computes some values, names of its inputs).
 
-    With a depth it begins that many computing nodes earlier, with the FP32 values there as inputs. `shapes` holds those
-    of every computed FP32 value of the graph.
+    With a depth it begins that many computing nodes earlier, with the FP32 values there as inputs; it also begins at
+    the values `begin`. `shapes` holds those of every computed FP32 value of the graph.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     own = {value.name: value for value in model.graph.input}
-    distance, todo, inputs = {output: 0}, [output], []
+    distance, todo, inputs = {name: 0 for name in outputs}, list(outputs), []
     while todo:
         name = todo.pop(0)
         node = makers.get(name)
         if node is None or name in inputs:
             continue
         is_float = is_large(shapes, name)
-        if depth is not None and is_float and distance[name] >= depth:
+        if name in begin or (depth is not None and is_float and distance[name] >= depth):
             inputs.append(name)
             continue
         step = int(node.op_type not in VIEWS and is_float)
@@ -86,7 +86,7 @@ def cut(model, output, shapes, depth=None):
                 distance[source] = distance[name] + step
                 todo.append(source)
     # again, now that it is known where it begins: a value may have been met on a long way before a short one
-    needed, todo = set(), [output]
+    needed, todo = set(), list(outputs)
     while todo:
         name = todo.pop()
         if name in needed:
@@ -102,7 +102,7 @@ def cut(model, output, shapes, depth=None):
         nodes,
         "cut",
         found,
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shapes[output])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in outputs],
         [tensor for tensor in model.graph.initializer if tensor.name in needed],
     )
     result = helper.make_model(graph, opset_imports=model.opset_import)

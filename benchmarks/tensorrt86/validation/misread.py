@@ -1,0 +1,95 @@
+"""SegFormers whose head misreads what the stages made, in FP32 on a CPU, beside the FP16 engines that were wrong.
+
+    python -m benchmarks.tensorrt86.validation.misread CASES
+
+A stage ends with Transpose, which TensorRT keeps as the tokens it has (channel-major) where the next stage's
+convolution reads it too. The head read those bytes as row-major planes: a Reshape of the tokens in place of the
+Transpose. This does the same to the model, so that the errors can be compared: no rounding has a part in them. CASES
+are the folders of `cases.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+
+from benchmarks.tensorrt86.validation import seeded
+from benchmarks.tensorrt86.validation.metrics import compare
+
+CASES = ("segformer-128", "segformer", "segformer-fused")
+READER = "/m/decode_head/linear_projections.{}/Reshape"
+SHARED = (0, 1, 2)
+"""Stages whose output a convolution reads too."""
+STAGES = ((), SHARED, (3,), (0, 1, 2, 3), (0, 1), (0, 2), (1, 2))
+"""What is tried: nothing; the shared ones; others, for comparison."""
+
+
+def misread(model: onnx.ModelProto, readers: Collection[str]) -> onnx.ModelProto:
+    """A copy in which some nodes read the bytes of a Transpose's input in the shape of its output.
+
+    Raises:
+      ValueError: a node of that name does not read a Transpose of known shape.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    }
+    nodes = []
+    for node in model.graph.node:
+        copy = onnx.NodeProto.FromString(node.SerializeToString())
+        if node.name in readers:
+            read = node.input[0]
+            shape = shapes.get(read, [0])
+            if read not in makers or makers[read].op_type != "Transpose" or 0 in shape:
+                raise ValueError(f"{node.name} reads no Transpose of known shape")
+            copy.input[0], sizes = f"{read}_misread", f"{read}_misread_shape"
+            changed.graph.initializer.append(helper.make_tensor(sizes, onnx.TensorProto.INT64, [len(shape)], shape))
+            nodes.append(helper.make_node("Reshape", [makers[read].input[0], sizes], [copy.input[0]]))
+        nodes.append(copy)
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    return changed
+
+
+def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, inputs)[0]
+    return found
+
+
+def main(folder: str) -> None:
+    """Print a row for each set of stages that is misread, and the engines' rows."""
+    engines = json.loads(Path(__file__).with_name("results.json").read_text())["engines"]
+    print("| model | | relative L2 | SAD | largest | other argmax |\n|---|---|---|---|---|---|")
+    for case in CASES:
+        model = seeded.load(Path(folder) / case)
+        with np.load(Path(folder) / case / "inputs.npz") as file:
+            inputs = dict(file)
+        expected = run(model, inputs)
+        found = {}
+        for stages in STAGES:
+            said = "nothing" if not stages else "stage " + ", ".join(map(str, stages))
+            changed = misread(model, {READER.format(stage) for stage in stages})
+            found[f"{said} misread"] = compare(expected, run(changed, inputs))
+        for kind in ("fp16", "half", "fp32"):
+            engine = engines.get(f"{case}.{kind}.L0", {})
+            found |= {f"TensorRT {kind}, level 0": metrics for metrics in engine.get("outputs", {}).values()}
+        for name, metrics in found.items():
+            values = f"{metrics['rel_l2']:.4g} | {metrics['sad']:.5g} | {metrics['max_abs']:.3g}"
+            print(f"| {case} | {name} | {values} | {metrics['flipped']} of {metrics['rows']} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
