@@ -18,7 +18,7 @@ from onnx import TensorProto
 
 from benchmarks.conversion import PEERS, ROOT, interpreter
 from benchmarks.rivals.cases import GEMMS, make_model, timed_plan
-from precision_planner.simulation import simulate
+from precision_planner.simulation import open_simulation, prepare
 
 JUDGE = "simulation"
 PEER = ROOT / "benchmarks" / "_peers.py"
@@ -47,10 +47,11 @@ def sad(folder: Path, outputs: dict[str, np.ndarray]) -> float:
     return float(error.sum(axis=1).max())
 
 
-def judge(folder: Path, typed: onnx.ModelProto) -> dict[str, Any]:
-    """Error and FP32 nodes of a typed model."""
-    with np.load(folder / "inputs.npz") as file:
-        outputs = simulate(typed, dict(file), semantics="typed")
+def judge(folder: Path, typed: onnx.ModelProto, tf32: bool = False) -> dict[str, Any]:
+    """Error and FP32 nodes of a typed model; with `tf32` its FP32 products use it, as a plan may say."""
+    simulation = prepare(typed, tf32=tf32)
+    with np.load(folder / "inputs.npz") as file, open_simulation(simulation) as session:
+        outputs = session.run(simulation.feeds(dict(file)))
     wide = wide_nodes(typed)
     return {
         "judge": JUDGE,
@@ -79,7 +80,8 @@ def planner(folder: Path) -> dict[str, Any]:
     """The planner for a strongly typed target."""
     planned, facts = timed_plan(folder, "tensorrt-11")
     took = {name: facts[name] for name in ("evaluations", "seconds")}
-    return {"case": folder.name, "tool": "planner", **judge(folder, planned.model.to_proto()), **took}
+    found = judge(folder, planned.model.to_proto(), bool(planned.plan.build["tf32"]))
+    return {"case": folder.name, "tool": "planner", **found, **took}
 
 
 def measure(folder: Path, preset: str) -> list[dict[str, Any]]:
