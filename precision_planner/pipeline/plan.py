@@ -168,6 +168,7 @@ def plan(
     """
     say = progress or (lambda text: None)
     chosen = get_target(target)
+    without = tuple(dict.fromkeys((*without, *chosen.avoid)))
 
     def again(**changes: Any) -> PlannedModel:
         given = dict(

@@ -21,6 +21,7 @@ class Target:
       default: whether a plan is for it when nothing is said.
       margin: how much smaller than the tolerance a prediction has to be for the engine to keep it: what weakly typed
         engines were measured to be worse than the prediction by (`benchmarks/tensorrt86`).
+      avoid: repairs that are right in the graph and that its builder was seen not to take.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Target:
     bf16_opset: int | None
     default: bool = False
     margin: float = 1.0
+    avoid: tuple[str, ...] = ()
 
     @property
     def strong(self) -> bool:
@@ -48,7 +50,9 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("tensorrt-8.6", "weak", "tensorrt", None, margin=1.3),
+        # 8.6.0 on an H100: no engine for the rescaled `ffn` classifier with fused LayerNorms ("could not find any
+        # implementation"), and one with an error of 0.02 a row with decomposed ones
+        Target("tensorrt-8.6", "weak", "tensorrt", None, margin=1.3, avoid=("rescale_stream",)),
         Target("tensorrt-10", "weak", "tensorrt", 22, margin=1.3),
         Target("tensorrt-10-strong", "strong", "tensorrt", 22),
         Target("tensorrt-11", "strong", "tensorrt", 22, default=True),
