@@ -4,8 +4,7 @@
     head.py CASE_FOLDER OUT.jsonl [FIRST]     BUDGET=70 seconds, JOBS=10 builders, LEVELS=0,3
 
 The values from number FIRST (of `search.values`) on are each built alone (FP32 inputs one computing node before), from
-four nodes before, and from sixteen; at the levels named, in FP16. For the GPU machine, as job.py, whose processes it
-uses.
+four nodes before, and from sixteen; at the levels named, in FP16. For the GPU machine; uses job.py's processes.
 """
 
 import json
