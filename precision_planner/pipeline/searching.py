@@ -102,7 +102,7 @@ def search_choice(
             request.budget,
             request.jobs,
             request.scheduler,
-            _raisable_on_86 if target.name == "tensorrt-8.6" else _always,
+            _may_raise(target, data.synthesised),
             request.stop,
             progress,
         ),
@@ -128,8 +128,15 @@ def _tightened(bound: Tolerance, margin: float) -> Tolerance:
     return replace(bound, bound=bound.bound / margin)
 
 
-def _always(index: GraphIndex, region: Region) -> bool:
-    return True
+def _may_raise(target: Target, made_up: bool) -> Callable[[GraphIndex, Region], bool]:
+    """What can be put into FP32: for the target, and never a product on the word of made-up data alone."""
+
+    def may(index: GraphIndex, region: Region) -> bool:
+        if made_up and region.kind == "gemm":
+            return False
+        return target.name != "tensorrt-8.6" or _raisable_on_86(index, region)
+
+    return may
 
 
 def _raisable_on_86(index: GraphIndex, region: Region) -> bool:

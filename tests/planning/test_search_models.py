@@ -125,6 +125,15 @@ def test_what_the_user_keeps_is_kept_and_rules_alone_do_not_search(model) -> Non
 
 
 @pytest.mark.slow
+def test_made_up_inputs_keep_no_product_high(model) -> None:
+    found = pp.plan(model, tolerance={"probability:sad": 2e-4})
+    kept = [region for region in found.plan.search["regions"] if region["precision"] != "low"]
+    assert all(region["kind"] != "gemm" for region in kept)
+    assert found.plan.inputs["synthesized"]
+    assert not [n for n in found.plan.kept if n.op_type in ("MatMul", "Gemm")]
+
+
+@pytest.mark.slow
 def test_an_overflow_that_no_rule_sees_is_found_by_the_search(model) -> None:
     """Without the rules the massive classifier's squares overflow; the search alone makes it right."""
     spec = PRESETS["tiny-massive"]
