@@ -72,7 +72,8 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         "plugins": libraries,
     }
     del options["workspace"]
-    with work(f"planning {model}") as say, stop_on_signals() as stop:
+    searches = bool(options["tolerance"]) and options["policy"] == "auto" and not options["no_calibrate"]
+    with work(f"planning {model}") as say, stop_on_signals(searches) as stop:
         planned = plan(
             model,
             fuse=fusion_kinds(options),

@@ -14,12 +14,18 @@ __all__ = ["stop_on_signals"]
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals(listen: bool = True) -> Iterator[Callable[[], bool]]:
     """Let the first SIGINT or SIGTERM ask for an end, and the second one end at once.
+
+    Args:
+      listen: False leaves signals as they are: there is nothing to be saved.
 
     Yields:
       A function that says whether an end was asked for.
     """
+    if not listen:
+        yield lambda: False
+        return
     asked: list[int] = []
     before: dict[int, Any] = {}
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 
 from precision_planner._extras import require
@@ -217,6 +218,15 @@ def _common_arena(ort: Any) -> None:
 
 
 def as_value(array: Any) -> Value:
-    """An array as onnxruntime's value; it shares the array's memory."""
+    """An array as onnxruntime's value; it shares the array's memory.
+
+    Raises:
+      ModelError: strings, which onnxruntime cannot be handed so.
+    """
     ort = require("onnxruntime", extra="cpu", purpose="running the model")
+    if np.asarray(array).dtype.kind in "OUS":
+        raise ModelError(
+            "an input of strings cannot be handed from block to block, so nothing can be searched; plan by "
+            "--policy rules, or without a tolerance"
+        )
     return ort.OrtValue.ortvalue_from_numpy(array)

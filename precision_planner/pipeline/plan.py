@@ -30,7 +30,7 @@ from precision_planner.planning import (
 )
 from precision_planner.planning.decide import decide
 from precision_planner.planning.profiles import Shapes, make_profiles
-from precision_planner.planning.search import OwnMetric, parse_budget
+from precision_planner.planning.search import Clock, OwnMetric, parse_budget
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.constant_rank import give_consumers_rank
@@ -124,6 +124,7 @@ def plan(
     scheduler: str | None = None,
     metrics: Mapping[str, OwnMetric] | None = None,
     stop: Callable[[], bool] | None = None,
+    clock: Clock | None = None,
     without: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -152,11 +153,12 @@ def plan(
       surgery: "FILE.py[:FUNCTION]", run first.
       fuse: pattern kinds that become one node.
       verify: run the fused and the typed model in onnxruntime.
-      budget: of the search, where there is a tolerance to meet: evaluations (200) or seconds ("90s").
+      budget: of the search, where there is a tolerance to meet: evaluations (400 by default) or seconds ("90s").
       jobs: evaluations at once, in processes of their own.
       scheduler: address of a dask scheduler whose workers evaluate.
       metrics: one's own metrics for tolerances, name -> function of (reference, candidate) arrays; larger is worse.
       stop: asked before each evaluation; True ends the search with the best plan so far, as KeyboardInterrupt does.
+      clock: of a budget that is used already, instead of `budget` and `stop`.
       without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
         `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
       progress: called with what is being done.
@@ -175,7 +177,7 @@ def plan(
             target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
             rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
             max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
-            budget=budget, jobs=jobs, scheduler=scheduler, metrics=metrics, stop=stop, without=without,
+            clock=used, jobs=jobs, scheduler=scheduler, metrics=metrics, without=without,
             progress=progress, **options,
         )  # fmt: skip
         return plan(source, **{**given, **changes})
@@ -184,7 +186,8 @@ def plan(
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
-    request = SearchRequest(parse_budget(budget), jobs, scheduler, dict(metrics or {}), stop)
+    used = clock or Clock(parse_budget(budget), stop)
+    request = SearchRequest(used, jobs, scheduler, dict(metrics or {}))
     check_metrics(bounds, request.metrics)
     check_outputs(bounds, [value.name for value in model.proto.graph.output], request.metrics)
     searching = bool(bounds) and policy == "auto" and calibrate
@@ -238,19 +241,21 @@ def plan(
         built = _weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
         constrained, mixed = _constrained(result, built)
         if target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
-            missed = found is not None and not found.data["passed"]
+            missed = found is not None and not found.data["passed"] and not used.ended
             if mixed or missed:
                 decomposed = again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
-                if mixed or decomposed.plan.search.get("passed"):
+                if mixed or decomposed.passed:
                     return decomposed
         built = give_consumers_rank(built, tuple(constrained)).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)
-    if found is not None and not found.data["passed"] and tf32 and (build or {}).get("tf32") is None:
+    missed = found is not None and not found.data["passed"]
+    if missed and tf32 and (build or {}).get("tf32") is None and not used.ended:
         exact = again(build={**(build or {}), "tf32": False})
-        if exact.plan.search.get("passed"):
+        if exact.passed:
             return exact
-    if bounds and difference is not None and not difference.passed and _rescaled(choice.repairs):
+    failed = bool(bounds) and difference is not None and not difference.passed
+    if failed and _rescaled(choice.repairs) and not used.ended:
         other = again(without=(*without, RESCALE))
         if other.passed:
             return other

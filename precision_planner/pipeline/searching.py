@@ -14,7 +14,7 @@ from precision_planner.planning import Target
 from precision_planner.planning.decide import Choice
 from precision_planner.planning.search import (
     DEFAULT_BUDGET,
-    Budget,
+    Clock,
     OwnMetric,
     Region,
     SearchOptions,
@@ -36,18 +36,16 @@ class SearchRequest:
     """What the user wants of a search.
 
     Attributes:
-      budget: evaluations or seconds.
+      clock: of the budget, for all plans that one call tries.
       jobs: evaluations at once.
       scheduler: address of a dask scheduler.
       metrics: the user's own metrics by name.
-      stop: asked before each evaluation; True ends the search.
     """
 
-    budget: Budget = DEFAULT_BUDGET
+    clock: Clock = field(default_factory=lambda: Clock(DEFAULT_BUDGET))
     jobs: int = 1
     scheduler: str | None = None
     metrics: Mapping[str, OwnMetric] = field(default_factory=dict)
-    stop: Callable[[], bool] | None = None
 
 
 def search_choice(
@@ -99,11 +97,10 @@ def search_choice(
         target,
         setting,
         SearchOptions(
-            request.budget,
+            request.clock,
             request.jobs,
             request.scheduler,
             _may_raise(target, data.synthesised),
-            request.stop,
             progress,
         ),
     )
@@ -125,7 +122,7 @@ def _tightened(bound: Tolerance, margin: float) -> Tolerance:
     """A bound that a prediction must keep for the result to keep the one given."""
     if bound.metric in HIGHER_IS_BETTER:
         return replace(bound, bound=1.0 - (1.0 - bound.bound) / margin)
-    return replace(bound, bound=bound.bound / margin)
+    return replace(bound, bound=bound.bound - abs(bound.bound) * (1.0 - 1.0 / margin))
 
 
 def _may_raise(target: Target, made_up: bool) -> Callable[[GraphIndex, Region], bool]:

@@ -86,6 +86,12 @@ class BlockRunner:
         self._sessions: OrderedDict[tuple[int, Signature], SharedSession] = OrderedDict()
         self._bases: list[tuple[Signature, ...] | None] = [None for _ in self._batches]
         self._ends: list[dict[int, Alive]] = [{} for _ in self._batches]
+        main = self.index.main
+        self._stored = {
+            name: np.asarray(self.model.array(main.initializers[name]))
+            for name in main.outputs
+            if name in main.initializers and not main.is_input(name)
+        }
         self._outputs = tuple(value.name for value in self.model.proto.graph.output)
 
     @property
@@ -118,7 +124,8 @@ class BlockRunner:
             changed = [at for at, (one, other) in enumerate(zip(signatures, base, strict=True)) if one != other]
             self.stats.blocks_whole += self.blocks
             passed = self._run_batch(number, plan, signatures, changed)
-            results.append({name: passed[self.blocks][name].numpy() for name in self._outputs})
+            last = passed[self.blocks]
+            results.append({name: last[name].numpy() if name in last else self._stored[name] for name in self._outputs})
             ends.append(passed)
         if remember:
             for number, kept in zip(numbers, self._thinned(ends), strict=True):

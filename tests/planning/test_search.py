@@ -62,7 +62,7 @@ class World:
             raised = {int(node.output[1:]) for node, d in question.decisions.items() if d.precision == "fp32"}
             found = self.energy(frozenset(raised))
         error = math.sqrt(found)
-        return Judgement(error / self.bound, found, {"y:sad": error})
+        return Judgement(error / self.bound, {"y": found}, {"y:sad": error}, {"y": error / self.bound})
 
     def cheapest(self) -> float:
         """By trying every plan there is."""
@@ -136,7 +136,7 @@ def test_what_overflows_goes_to_bf16_where_it_can_and_to_fp32_where_it_cannot() 
         found = []
         for question in questions:
             fine = {int(node.output[1:]) for node in question.decisions} >= {0, 1}
-            found.append(Judgement(0.5 if fine else math.inf, 0.1 if fine else math.inf))
+            found.append(Judgement(0.5 if fine else math.inf, {"y": 0.1}, {}, {"y": 0.5}, fine))
         return found
 
     found = search(space, answer, Clock(Budget(50)), find_overflow=lambda decisions: frozenset({0, 1}))
@@ -155,11 +155,31 @@ def test_an_interrupt_returns_the_best_so_far() -> None:
     found = search(world.space, answer, Clock(Budget(100)))
     assert found.stopped == "interrupted"
     assert found.judgement.passed, "everything in FP32 is evaluated first, so that there is something to return"
-    asked = iter([False] * 5)
+    asked = iter([False] * 4)  # not asked before the first, which is always made
     stopped = search(
         world.space, World([0.5] * 4, [0.1] * 4, [1.0] * 4, 0.2), Clock(Budget(9), lambda: next(asked, True))
     )
     assert (stopped.stopped, stopped.evaluations) == ("interrupted", 5)
+
+
+def test_a_stop_from_the_first_moment_on_still_judges_the_rules_plan() -> None:
+    world = World([0.5] * 3, [0.1] * 3, [1.0] * 3, 0.2)
+    found = search(world.space, world, Clock(Budget(9), lambda: True))
+    assert (found.evaluations, found.stopped, found.state) == (1, "interrupted", State())
+
+
+def test_a_bound_without_room_is_met_by_simulation_alone() -> None:
+    world = World([0.5, 0.0, 0.0], [0.0] * 3, [1.0] * 3, 0.1)
+
+    def answer(questions: Sequence[Question]) -> list[Judgement]:
+        return [
+            Judgement(0.0 if not j.energy else math.inf, j.energies, j.values, {"y": 0.0 if not j.energy else math.inf})
+            for j in world(questions)
+        ]
+
+    found = search(world.space, answer, Clock(Budget(100)))
+    assert found.passed
+    assert found.state.raised == {0}
 
 
 def test_seconds_are_a_budget_too() -> None:
@@ -236,6 +256,7 @@ class TestJudge:
         candidate[0, 0] = np.nan
         found = self.judge(candidate, "top1=0")
         assert found.score == found.energy == math.inf
+        assert not found.finite
 
     def test_only_the_outputs_of_the_bounds_count(self) -> None:
         judge = Judge((Tolerance("sad", 1.0, "y"),), [{"y": self.reference, "z": self.reference}])
@@ -246,6 +267,20 @@ class TestJudge:
         own = {"furthest": lambda a, b: float(np.abs(a - b).max())}
         judge = Judge((Tolerance("furthest", 0.5),), [{"y": self.reference}], own)
         assert judge.judge([{"y": self.reference + np.float32(1)}]).score == 2.0
+
+    def test_a_cosine_counts_by_its_root_and_a_bound_without_room_by_itself(self) -> None:
+        bent = self.reference + np.float32([[0.1, -0.1], [0.1, -0.1]])
+        a, b = self.reference.astype(np.float64).reshape(-1), bent.astype(np.float64).reshape(-1)
+        angle = 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        assert self.judge(bent, f"cosine={1 - 4 * angle}").score == pytest.approx(0.5, rel=1e-3)
+        assert self.judge(bent, "max_abs=0").score == math.inf
+        assert self.judge(self.reference.copy(), "max_abs=0").score == 0.0
+
+    def test_zeros_in_the_reference_are_no_overflow(self) -> None:
+        zeros = np.zeros((2, 2), np.float32)
+        found = Judge(parse_tolerances(["max_abs=1"]), [{"y": zeros}]).judge([{"y": zeros + np.float32(0.5)}])
+        assert found.finite
+        assert (found.score, found.energy) == (0.5, 1.0)
 
     def test_bounds_must_fit(self) -> None:
         with pytest.raises(ToleranceError, match="needs a tolerance"):

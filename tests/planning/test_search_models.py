@@ -30,6 +30,7 @@ from precision_planner.simulation.plans import from_assignment
 from precision_planner.simulation.variants import BlockRunner
 from precision_planner.typing import TypingOptions, assign_types
 from tests.random_graphs import Drawn, decisions_of, graphs
+from tests.rewriting.conformance_models import MODELS
 
 SPEC = PRESETS["tiny"]
 INPUTS = sample_inputs(SPEC, rows=4, sequence=32)
@@ -122,6 +123,18 @@ def test_what_the_user_keeps_is_kept_and_rules_alone_do_not_search(model) -> Non
         n.node for n in kept.plan.nodes if n.op_type == "Tanh" and n.precision == "fp32" and "--keep-fp32" in n.reason
     ]
     assert pp.plan(model, inputs=INPUTS, tolerance=TIGHT, policy="rules").plan.search == {}
+
+
+@pytest.mark.parametrize("target", ["tensorrt-11", "tensorrt-10"])
+@pytest.mark.parametrize("name", ["initializer_as_output", "is_nan_guard", "comparison_of_input", "sequences"])
+def test_odd_graphs_are_searched_to_what_their_prediction_says(name: str, target: str) -> None:
+    planned = pp.plan(MODELS[name](), target=target, tolerance={"rel_l2": 1e-4}, budget=30)
+    assert planned.plan.search["passed"] == planned.passed
+
+
+def test_an_end_before_the_search_began_gives_the_rules_plan(model) -> None:
+    found = pp.plan(model, inputs=INPUTS, tolerance=TIGHT, stop=lambda: True)
+    assert (found.plan.search["stopped"], found.plan.search["evaluations"]) == ("interrupted", 1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The search for the least that must stay above the low precision, given a tolerance."""
 
-from precision_planner.planning.search.budget import DEFAULT_BUDGET, Budget, parse_budget
+from precision_planner.planning.search.budget import DEFAULT_BUDGET, Budget, Clock, parse_budget
 from precision_planner.planning.search.cost import CostModel, region_costs
 from precision_planner.planning.search.evaluate import Evaluator, Setting
 from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
@@ -13,6 +13,7 @@ from precision_planner.planning.search.states import Space, State
 __all__ = [
     "DEFAULT_BUDGET",
     "Budget",
+    "Clock",
     "CostModel",
     "Evaluator",
     "Judge",

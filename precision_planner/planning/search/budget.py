@@ -91,15 +91,23 @@ class Clock:
         pace = spent / max(1, self.evaluations)
         return max(0, int((self.budget.seconds * share - spent) / max(pace, 1e-6)))
 
-    def tick(self) -> None:
+    @property
+    def ended(self) -> str:
+        """Why no evaluation is to be made any more; '' where one may be."""
+        if self._stop is not None and self._stop():
+            return "interrupted"
+        return f"the budget of {self.budget} is spent" if self.used >= 1.0 else ""
+
+    def tick(self, *, needed: bool = False) -> None:
         """Count one evaluation that is about to be made.
+
+        Args:
+          needed: it is made whatever the budget says: the first one, which says what the rules' plan is worth.
 
         Raises:
           Stopped: it must not be made.
         """
-        if self._stop is not None and self._stop():
-            raise Stopped("interrupted")
-        # the first evaluation says what the plan is worth and is always made
-        if self.evaluations and self.used >= 1.0:
-            raise Stopped(f"the budget of {self.budget} is spent")
+        reason = "" if needed else self.ended
+        if reason:
+            raise Stopped(reason)
         self.evaluations += 1

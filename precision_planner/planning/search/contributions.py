@@ -25,21 +25,26 @@ class Contributions:
     Attributes:
       model: the expected error of plans.
       measured: the regions that were measured by themselves; those of a group are bounded by the group's contribution.
-      per_root: score for each square root of energy, from the plan that was simulated.
+      per_root: score for each square root of energy, from the plan that was simulated; None where its score says
+        nothing about the error (a bound without any room, integers): then only simulation decides.
       simulated: energy of that plan; beside `model.total` it says how well contributions add up.
     """
 
     model: NoiseModel
     measured: frozenset[int]
-    per_root: float
+    per_root: float | None
     simulated: float
 
     def expected(self, raised: Collection[int]) -> float:
-        """The score that a plan is expected to have with these regions in FP32."""
+        """The score that a plan is expected to have with these regions in FP32; 0 where nothing can be expected."""
+        if self.per_root is None:
+            return 0.0
         return self.per_root * math.sqrt(self.model.energy(frozenset(raised)))
 
     def energy_for(self, score: float) -> float:
         """The expected squared error at which a plan is expected to have a score."""
+        if self.per_root is None:
+            return self.model.total * score**2 / 2
         return (score / self.per_root) ** 2 if self.per_root else 0.0
 
     def share(self, region: int) -> float:
@@ -52,6 +57,7 @@ def measure_contributions(
     decisions: Decisions,
     regions: Sequence[int],
     simulated: Judgement,
+    everything: Judgement,
     answer: Callable[[Sequence[Question]], Sequence[Judgement]],
     clock: Clock,
 ) -> Contributions:
@@ -65,6 +71,7 @@ def measure_contributions(
       decisions: the plan whose roundings are measured.
       regions: those that may be raised.
       simulated: judgement of that plan.
+      everything: judgement of the plan with all of them raised.
       answer: evaluates.
       clock: of the budget.
     """
@@ -75,11 +82,22 @@ def measure_contributions(
     size = max(1, math.ceil(len(atoms) / room))
     groups = [tuple(atoms[at : at + size]) for at in range(0, len(atoms), size)]
 
+    # an output counts by how much of its own bounds its error takes
+    weights = {
+        name: simulated.scores[name] ** 2 / energy
+        for name, energy in simulated.energies.items()
+        if energy and math.isfinite(energy) and math.isfinite(simulated.scores[name])
+    }
+
+    def weighed(found: Judgement) -> float:
+        return math.fsum(found.energies[name] * weights.get(name, 1.0) for name in found.energies)
+
     def energies(parts: Sequence[tuple[Atom, ...]]) -> list[float]:
-        return [found.energy for found in answer([Question(decisions, None, part) for part in parts])]
+        return [weighed(found) for found in answer([Question(decisions, None, part) for part in parts])]
 
     found = dict(zip(groups, energies(groups), strict=True))
-    fixed = energies([rest])[0] if rest else 0.0
+    # raising regions may change what nobody's roundings are: with all of them raised the error is known
+    fixed = min(energies([rest])[0], weighed(everything)) if rest else 0.0
     while True:
         worth = [group for group in found if len(group) > 1 and found[group] > 0]
         worth.sort(key=lambda group: -found[group])
@@ -93,9 +111,10 @@ def measure_contributions(
     single = {atom: energy / len(group) for group, energy in found.items() for atom in group}
     shared = {atom.region for group in found if len(group) > 1 for atom in group}
     # what no region of the search rounds stays, whatever is raised: an atom of no region
-    everything = [*single, Atom(NOBODY, False, (), ())]
-    model = NoiseModel(everything, [*single.values(), fixed], space.standing)
-    root = math.sqrt(simulated.energy)
+    every = [*single, Atom(NOBODY, False, (), ())]
+    model = NoiseModel(every, [*single.values(), fixed], space.standing)
+    energy = weighed(simulated)
+    root = math.sqrt(energy)
     # with one plan simulated, luck is in the ratio of score and error too; the metric and the norm are of one kind
-    per_root = simulated.score / root if root else math.inf
-    return Contributions(model, wanted - shared, per_root, simulated.energy)
+    per_root = simulated.score / root if root and math.isfinite(simulated.score) else None
+    return Contributions(model, wanted - shared, per_root, energy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -117,7 +117,7 @@ class Evaluator:
         assignment, index = self.assign(decisions), self.runner.index
         strong = self.setting.typing == "strong"
         if strong:
-            plan = from_assignment(assignment, index, self.setting.weights)
+            plan = self._tensors_only(from_assignment(assignment, index, self.setting.weights))
         else:
             kept = [typing.node for typing in assignment.kept if typing.keep_as != "compute"]
             elem_type = ELEMENT_TYPES[self.setting.options.precision]
@@ -128,6 +128,18 @@ class Evaluator:
         if self.setting.accumulation == "fp16":
             plan = with_accumulation(plan, self.runner.model, index, self.types)
         return plan if strong else fuse_chains(plan, index)
+
+    def _tensors_only(self, plan: RoundingPlan) -> RoundingPlan:
+        """Without the sequences and optionals, whose element type the assignment knows: only tensors are rounded."""
+        values = {key: kind for key, kind in plan.values.items() if key in self._elements}
+        edges = {}
+        for (path, position, slot), kind in plan.edges.items():
+            scope = self.runner.index.by_path[path]
+            name = scope.nodes[position].input[slot]
+            holder = self.runner.index.resolve(scope, name)
+            if holder is not None and (holder.path, name) in self._elements:
+                edges[path, position, slot] = kind
+        return replace(plan, values=values, edges=edges, stored=values)
 
     def answer(self, question: Question) -> Judgement:
         """Judge decisions, or some of their roundings."""

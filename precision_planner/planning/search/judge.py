@@ -27,14 +27,23 @@ class Judgement:
     Attributes:
       score: the worst of value/bound over all bounds; within tolerance up to 1. Infinite where an output is not finite
         that is so in the reference.
-      energy: the squared relative L2 error of the judged outputs, summed. Contributions of independent roundings add up
-        in it, which they do in no tolerance's metric.
+      energies: output -> its squared relative L2 error, summed over the batches (absolute where the reference is zero).
+        Contributions of independent roundings add up in it, which they do in no tolerance's metric.
       values: "OUTPUT:METRIC" -> its worst value over the batches.
+      scores: output -> the worst part of its own bounds.
+      finite: no output is infinite or NaN that is finite in the reference.
     """
 
     score: float
-    energy: float
+    energies: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    finite: bool = True
+
+    @property
+    def energy(self) -> float:
+        """The energies of all judged outputs."""
+        return math.fsum(self.energies.values())
 
     @property
     def passed(self) -> bool:
@@ -75,20 +84,28 @@ class Judge:
           candidates: batch by batch, as `references`.
         """
         values: dict[str, float] = {}
-        score = energy = 0.0
         outputs = self._outputs()
-        for reference, candidate in zip(self.references, candidates, strict=True):
-            for name in reference:
-                if _lost(reference[name], candidate[name]):
-                    score = math.inf
+        scores = dict.fromkeys(outputs, 0.0)
+        pairs = list(zip(self.references, candidates, strict=True))
+        finite = not any(
+            _lost(reference[name], candidate[name]) for reference, candidate in pairs for name in reference
+        )
         for bound in self.bounds:
             for name in [bound.output] if bound.output is not None else list(self.references[0]):
                 value = self._worst(bound.metric, name, candidates)
                 values[f"{name}:{bound.metric}"] = value
-                score = max(score, _ratio(bound, value))
-        for reference, candidate in zip(self.references, candidates, strict=True):
-            energy += sum(_energy(reference[name], candidate[name]) for name in outputs)
-        return Judgement(score, energy, values)
+                scores[name] = max(scores[name], _ratio(bound, value, bound.metric in self._falling))
+        energies = {
+            name: math.fsum(_energy(reference[name], candidate[name]) for reference, candidate in pairs)
+            for name in outputs
+        }
+        score = max(scores.values(), default=0.0) if finite else math.inf
+        return Judgement(score, energies, values, scores, finite)
+
+    @property
+    def _falling(self) -> frozenset[str]:
+        """The metrics of which more is better; one's own never are."""
+        return HIGHER_IS_BETTER - self.own.keys()
 
     def _outputs(self) -> list[str]:
         """The outputs that a bound is about."""
@@ -101,22 +118,24 @@ class Judge:
         found = [float(function(r[name], c[name])) for r, c in zip(self.references, candidates, strict=True)]
         if any(math.isnan(value) for value in found):
             return math.nan
-        return min(found) if metric in HIGHER_IS_BETTER and metric not in self.own else max(found)
+        return min(found) if metric in self._falling else max(found)
 
 
-def _ratio(bound: Tolerance, value: float) -> float:
-    """How much of a bound a value takes: at most 1 where it holds, and only there."""
-    if not bound.holds(value):
-        if math.isnan(value):
-            return math.inf
-        if bound.metric in HIGHER_IS_BETTER:
-            room = 1.0 - bound.bound
-            return max((1.0 - value) / room, math.nextafter(1.0, 2.0)) if room > 0 else math.inf
-        return max(value / bound.bound, math.nextafter(1.0, 2.0)) if bound.bound > 0 else math.inf
-    if bound.metric in HIGHER_IS_BETTER:
-        room = 1.0 - bound.bound
-        return min(1.0, max(0.0, (1.0 - value) / room)) if room > 0 else 0.0
-    return min(1.0, max(0.0, value / bound.bound)) if bound.bound > 0 else 0.0
+def _ratio(bound: Tolerance, value: float, falling: bool) -> float:
+    """How much of a bound a value takes: at most 1 where it holds, and only there.
+
+    Of a cosine the root is taken, as it falls with the square of the error and every other metric grows with it.
+    """
+    if math.isnan(value):
+        return math.inf
+    holds = value >= bound.bound if falling else value <= bound.bound
+    used, room = (1.0 - value, 1.0 - bound.bound) if falling else (value, bound.bound)
+    if room <= 0:
+        return 0.0 if holds else math.inf
+    part = max(0.0, used / room)
+    if bound.metric == "cosine" and falling:
+        part = math.sqrt(part)
+    return min(1.0, part) if holds else max(part, math.nextafter(1.0, 2.0))
 
 
 def _lost(reference: np.ndarray[Any, Any], candidate: np.ndarray[Any, Any]) -> bool:
@@ -138,4 +157,4 @@ def _energy(reference: np.ndarray[Any, Any], candidate: np.ndarray[Any, Any]) ->
         return math.inf
     size = float(np.square(a[finite]).sum())
     error = float(np.square(b[finite] - a[finite]).sum())
-    return error / size if size else (math.inf if error else 0.0)
+    return error / size if size else error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,13 +91,13 @@ def _rules(base: Decisions, nodes: tuple[NodeId, ...]) -> list[str]:
 
 def _values(judgement: Judgement) -> dict[str, Any]:
     found = {name: json_number(float(f"{value:.6g}")) for name, value in judgement.values.items()}
-    return found if math.isfinite(judgement.energy) else {**found, "nonfinite": True}
+    return found if judgement.finite else {**found, "nonfinite": True}
 
 
 def _reason(precision: str, judgement: Judgement, without: Judgement | None, expected: float | None) -> str:
     if without is None:
         return f"kept in {precision.upper()} by the search, which ended before its worth was measured alone"
-    if not math.isfinite(without.energy):
+    if not without.finite:
         return f"kept in {precision.upper()} by the search: without it an output is not finite"
     worst = max(judgement.values, key=lambda name: abs(without.values[name] - judgement.values[name]))
     output, _, metric = worst.rpartition(":")

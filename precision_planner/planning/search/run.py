@@ -12,7 +12,7 @@ import numpy as np
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import have_rows, input_specs
-from precision_planner.planning.search.budget import DEFAULT_BUDGET, Budget, Clock
+from precision_planner.planning.search.budget import DEFAULT_BUDGET, Clock
 from precision_planner.planning.search.cost import CostModel, region_costs
 from precision_planner.planning.search.evaluate import Batches, Decisions, Evaluator, Setting
 from precision_planner.planning.search.noise import atoms_of
@@ -36,19 +36,17 @@ class SearchOptions:
     """How a search runs.
 
     Attributes:
-      budget: evaluations or seconds.
+      clock: of the budget; one that other searches have used goes on.
       jobs: evaluations at once, each in a process of its own; 1 uses this process.
       scheduler: address of a dask scheduler, instead of processes.
       may_raise: whether a region, given the graph, can be put into FP32 for the target.
-      stop: asked before each evaluation; True ends the search with the best plan so far.
       progress: called with what is being done.
     """
 
-    budget: Budget = DEFAULT_BUDGET
+    clock: Clock = field(default_factory=lambda: Clock(DEFAULT_BUDGET))
     jobs: int = 1
     scheduler: str | None = None
     may_raise: Callable[[GraphIndex, Region], bool] = field(default=lambda index, region: True)
-    stop: Callable[[], bool] | None = None
     progress: Callable[[str], None] | None = None
 
 
@@ -94,8 +92,7 @@ def find_plan(
             return frozenset(numbers[node] for node in nodes if node in numbers)
 
         with open_workers(evaluator, batches, screen, jobs=chosen.jobs, scheduler=chosen.scheduler) as ask:
-            clock = Clock(chosen.budget, chosen.stop)
-            found = search(space, ask, clock, find_overflow=find_overflow, progress=chosen.progress)
+            found = search(space, ask, chosen.clock, find_overflow=find_overflow, progress=chosen.progress)
     return report_search(space, found)
 
 

@@ -14,7 +14,6 @@ far is its result: the cheapest that meets the tolerance, else the one with the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -141,11 +140,11 @@ class _Search:
     def start(self) -> None:
         """Evaluate what rules and user decided."""
         self._say("the rules' plan")
-        self.baseline = self._judge([self._here])[0]
+        self.baseline = self._judge([self._here], needed=True)[0]
 
     def stop_overflow(self, find_overflow: FindOverflow) -> None:
         """Put regions that overflow into BF16, or FP32, until every output is finite."""
-        while not math.isfinite(self._known[self._here].energy):
+        while not self._known[self._here].finite:
             self._say("values that overflow")
             regions = find_overflow(self.space.decisions(self._here)) - self._here.raised
             regions &= frozenset(self.space.raisable) | self._here.brain
@@ -159,7 +158,7 @@ class _Search:
     def add(self) -> None:
         """Raise as few regions as meet the tolerance, in the order of expected gain per cost."""
         start = self._here
-        free = [number for number in self.space.raisable if number not in start.high]
+        free = [number for number in self.space.raisable if number not in start.raised]
         if not free:
             return
         # everything in FP32: dear, but it says what can be reached, and is there if the search is cut short
@@ -167,12 +166,12 @@ class _Search:
         everything = self._judge([start.raising(frozenset(free))])[0]
         if not everything.passed:
             raise Stopped(UNREACHABLE)
-        if not math.isfinite(self._known[start].energy):
+        if not self._known[start].finite:
             return
         self._say(f"the error that each of {len(free)} regions makes")
         judgement = self._known[start]
         self.contributions = measure_contributions(
-            self.space, self.space.decisions(start), free, judgement, self._answer, self.clock
+            self.space, self.space.decisions(start), free, judgement, everything, self._answer, self.clock
         )
         self._say("the fewest regions that meet the tolerance")
         self._here = self._first_within(Cover(self.space, self.contributions.model, free), frozenset(free))
@@ -235,7 +234,7 @@ class _Search:
         """The score that a plan is expected to have; 0 as long as no contribution was measured."""
         return 0.0 if self.contributions is None else self.contributions.expected(state.high)
 
-    def _answer(self, questions: Sequence[Question]) -> list[Judgement]:
+    def _answer(self, questions: Sequence[Question], *, needed: bool = False) -> list[Judgement]:
         """Answers to questions; each is one evaluation of the budget."""
         answers: list[Judgement] = []
         jobs = max(1, int(getattr(self._ask_many, "jobs", 1)))
@@ -244,7 +243,7 @@ class _Search:
             stop: Stopped | None = None
             try:
                 while taken < jobs and len(answers) + taken < len(questions):
-                    self.clock.tick()
+                    self.clock.tick(needed=needed)
                     taken += 1
             except Stopped as reason:
                 stop = reason
@@ -254,12 +253,12 @@ class _Search:
                 raise stop
         return answers
 
-    def _judge(self, states: Sequence[State]) -> list[Judgement]:
+    def _judge(self, states: Sequence[State], *, needed: bool = False) -> list[Judgement]:
         """Judge plans, each once; the best of all is remembered, also where the budget ends in between."""
         fresh = [state for state in dict.fromkeys(states) if state not in self._known]
         base = self.space.decisions(self._here)
         for state in fresh:
-            self._known[state] = self._answer([Question(self.space.decisions(state), base)])[0]
+            self._known[state] = self._answer([Question(self.space.decisions(state), base)], needed=needed)[0]
             if self.best is None or self._rank(state) < self._rank(self.best[0]):
                 self.best = (state, self._known[state])
         return [self._known[state] for state in states]
@@ -267,4 +266,6 @@ class _Search:
     def _rank(self, state: State) -> tuple[float, ...]:
         """Within tolerance the cheaper plan is better, beyond it the one with the smaller error."""
         judgement, cost = self._known[state], self.space.cost(state)
-        return (0.0, cost, judgement.score) if self._meets(state) else (1.0, judgement.score, cost)
+        if self._meets(state):
+            return (0.0, cost, judgement.score)
+        return (1.0, judgement.score, judgement.energy, cost)

@@ -6,15 +6,16 @@ it (TMPDIR says where it is made).
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,8 @@ class Package:
         """Write what another process needs."""
         model.save(folder / "model.onnx", external=True)
         for number, batch in enumerate([*batches, *screen]):
-            arrays: dict[str, Any] = dict(batch)
-            np.savez(folder / f"{number}.npz", **arrays)
+            np.savez(folder / f"{number}.npz", *batch.values())  # by number: an input may have any name
+            (folder / f"{number}.json").write_text(json.dumps(list(batch)), encoding="utf-8")
         return Package(str(folder), len(batches), len(screen), setting, threads)
 
     def open(self) -> Evaluator:
@@ -59,7 +60,8 @@ class Package:
         place, batches = Path(self.folder), []
         for number in range(self.batches + self.screen):
             with np.load(place / f"{number}.npz") as file:
-                batches.append(dict(file))
+                names = json.loads((place / f"{number}.json").read_text(encoding="utf-8"))
+                batches.append({name: file[f"arr_{at}"] for at, name in enumerate(names)})
         model, few = Model.load(place / "model.onnx"), batches[self.batches :]
         return Evaluator(model, batches[: self.batches], self.setting, screen=few or None, threads=self.threads)
 
@@ -73,6 +75,11 @@ def work(package: Package, question: Question) -> Judgement:
     if package.folder not in _opened:
         _opened[package.folder] = package.open()
     return _opened[package.folder].answer(question)
+
+
+def _leave_interrupts() -> None:
+    """A terminal sends its interrupt to every process of the group; the one that searches answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Local:
@@ -137,7 +144,8 @@ def open_workers(
             return
         package = Package.write(folder, model, batches, screen, setting, max(1, (os.cpu_count() or 1) // jobs))
         # not by fork: onnxruntime's threads would not be there in the child
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, spawn, initializer=_leave_interrupts) as pool:
             yield Workers(pool, package, jobs)
 
 
