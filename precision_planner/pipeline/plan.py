@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx import NodeProto
-
 from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
@@ -20,9 +18,9 @@ from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.numerics.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.pipeline.searching import SearchRequest, search_choice
+from precision_planner.pipeline.weak import constrained_nodes, constraints_of, layernorms, weak_model, with_norms
 from precision_planner.planning import (
     DEFAULT_TARGET,
-    Constraint,
     PlannedNode,
     PrecisionPlan,
     Target,
@@ -238,12 +236,12 @@ def plan(
     if chosen.strong:
         built = result.typed
     else:
-        built = _weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
-        constrained, mixed = _constrained(result, built)
-        if target == "tensorrt-8.6" and fuse and _layernorms(built) > _layernorms(model):
+        built = weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
+        constrained, mixed = constrained_nodes(result, built)
+        if target == "tensorrt-8.6" and fuse and layernorms(built) > layernorms(model):
             missed = found is not None and not found.data["passed"] and not used.ended
             if mixed or missed:
-                decomposed = again(fuse=(), keep_as="island", keep_fp32=_with_norms(options))
+                decomposed = again(fuse=(), keep_as="island", keep_fp32=with_norms(options))
                 if mixed or decomposed.passed:
                     return decomposed
         built = give_consumers_rank(built, tuple(constrained)).model
@@ -271,7 +269,7 @@ def plan(
             repairs=choice.repairs,
             weights=tuple(result.report["weights"]["changes"]),
             casts=int(result.report["casts"]),
-            constraints=_constraints(constrained, built),
+            constraints=constraints_of(constrained, built),
             interface=interface(built),
             profiles=make_profiles(built, data, min_shapes, opt_shapes, max_shapes),
             build={**BUILD_DEFAULTS, **settings},
@@ -308,19 +306,6 @@ def _check_target(target: Target, precision: str, options: Mapping[str, Any]) ->
         raise TargetError(f"{target.name} has no BF16, so --keep-bf16 cannot be kept; use --keep-fp32")
     if options.get("io_types", "keep") != "keep" and not target.strong:
         raise TargetError(f"{target.name} is weakly typed: --io-types is for strongly typed targets")
-
-
-def _weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
-    """What a weakly typed build parses: FP32 types, with the fusions."""
-    result = rewrite(
-        model,
-        precision="fp32",
-        fuse=fuse,
-        int32_inputs=bool(options.get("int32_inputs")),
-        inputs=None if data is None else data.first(),
-        verify=data is not None,
-    )
-    return result.typed
 
 
 def _predict(
@@ -392,79 +377,6 @@ def _planned_nodes(result: RewriteResult) -> tuple[PlannedNode, ...]:
             )
         )
     return tuple(planned)
-
-
-def _layernorms(model: Model) -> int:
-    return sum(node.op_type == "LayerNormalization" for node in model.proto.graph.node)
-
-
-def _with_norms(options: Mapping[str, Any]) -> list[str]:
-    given = options.get("keep_fp32") or ()
-    return [*([given] if isinstance(given, str) else given), "layernorm"]
-
-
-def _constrained(result: RewriteResult, built: Model) -> tuple[dict[NodeId, str], bool]:
-    """The nodes of which a weak build must be told, and their precision: those that a decision keeps above the low one.
-
-    A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by
-    default. Where it reads what a constrained node stores in FP32, it gets one too; but TensorRT 8.6 compiles neither
-    ("Could not infer output types ... normalizationScaled") and falls back to FP32 for the whole region, so there the
-    LayerNorms are better left decomposed and constrained: the second result says that this is so. Nodes that no type
-    but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants alone, which are computed
-    before the engine is built.
-    """
-    assert result.assignment is not None
-    index = GraphIndex(built.proto)
-    folded = constant_values(index)
-    chosen: dict[NodeId, str] = {}
-    following: list[NodeId] = []
-    for typing in result.assignment.nodes.values():
-        found = index.find(typing.node)
-        if not typing.decided or found is None or found[0].kind != "main" or typing.node.output in folded:
-            continue
-        if typing.compute == result.assignment.options.precision:
-            continue
-        if typing.keep_as == "compute":
-            following.append(typing.node)
-        else:
-            chosen[typing.node] = typing.compute
-    wide = (node for node, precision in chosen.items() if precision == "fp32")
-    stored = {name for node in wide for name in _node(index, node).output}
-    chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
-    return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
-
-
-def _constraints(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constraint, ...]:
-    index = GraphIndex(built.proto)
-    found = [(_node(index, node), precision) for node, precision in nodes.items()]
-    return tuple(
-        Constraint(node.name, tuple(name for name in node.output if name), precision, precision)
-        for node, precision in found
-    )
-
-
-def _node(index: GraphIndex, identity: NodeId) -> NodeProto:
-    found = index.find(identity)
-    assert found is not None, "a constrained node is one of the model that is built"
-    return found[0].nodes[found[1]]
-
-
-def constant_values(index: GraphIndex) -> set[str]:
-    """The values of the main graph that depend on no input: constants, and what is computed from constants alone."""
-    main = index.scopes[0]
-    known = {name for name in main.initializers if not main.is_overridable(name)} | set(main.sparse_initializers)
-    grown = True
-    while grown:  # once, and once more to see that nothing is new: the nodes of a graph are sorted
-        grown = False
-        for node in main.nodes:
-            bodies = any(attribute.HasField("g") for attribute in node.attribute)
-            if bodies or not node.output or node.output[0] in known:
-                continue
-            inputs = [name for name in node.input if name]
-            if all(name in known for name in inputs) and (inputs or node.op_type == "Constant"):
-                known.update(node.output)
-                grown = True
-    return known
 
 
 def _model_facts(model: Model) -> dict[str, Any]:

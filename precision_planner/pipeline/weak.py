@@ -1,0 +1,104 @@
+"""What a weakly typed build gets: an FP32 model, and the nodes whose layers are constrained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnx import NodeProto
+
+from precision_planner.model import GraphIndex, Model, NodeId
+from precision_planner.model.inputs import Inputs
+from precision_planner.planning import Constraint
+from precision_planner.rewriting import RewriteResult, rewrite
+
+__all__ = ["constant_values", "constrained_nodes", "constraints_of", "layernorms", "weak_model", "with_norms"]
+
+
+def weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
+    """What a weakly typed build parses: FP32 types, with the fusions."""
+    result = rewrite(
+        model,
+        precision="fp32",
+        fuse=fuse,
+        int32_inputs=bool(options.get("int32_inputs")),
+        inputs=None if data is None else data.first(),
+        verify=data is not None,
+    )
+    return result.typed
+
+
+def layernorms(model: Model) -> int:
+    """How many LayerNormalization nodes the main graph has."""
+    return sum(node.op_type == "LayerNormalization" for node in model.proto.graph.node)
+
+
+def with_norms(options: Mapping[str, Any]) -> list[str]:
+    """The user's --keep-fp32 and every LayerNorm."""
+    given = options.get("keep_fp32") or ()
+    return [*([given] if isinstance(given, str) else given), "layernorm"]
+
+
+def constrained_nodes(result: RewriteResult, built: Model) -> tuple[dict[NodeId, str], bool]:
+    """The nodes of which a weak build must be told, and their precision: those that a decision keeps above the low one.
+
+    A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by
+    default. Where it reads what a constrained node stores in FP32, it gets one too; but TensorRT 8.6 compiles neither
+    ("Could not infer output types ... normalizationScaled") and falls back to FP32 for the whole region, so there the
+    LayerNorms are better left decomposed and constrained: the second result says that this is so. Nodes that no type
+    but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants alone, which are computed
+    before the engine is built.
+    """
+    assert result.assignment is not None
+    index = GraphIndex(built.proto)
+    folded = constant_values(index)
+    chosen: dict[NodeId, str] = {}
+    following: list[NodeId] = []
+    for typing in result.assignment.nodes.values():
+        found = index.find(typing.node)
+        if not typing.decided or found is None or found[0].kind != "main" or typing.node.output in folded:
+            continue
+        if typing.compute == result.assignment.options.precision:
+            continue
+        if typing.keep_as == "compute":
+            following.append(typing.node)
+        else:
+            chosen[typing.node] = typing.compute
+    wide = (node for node, precision in chosen.items() if precision == "fp32")
+    stored = {name for node in wide for name in _node(index, node).output}
+    chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
+    return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
+
+
+def constraints_of(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constraint, ...]:
+    """The constraints on nodes of the model that is built, node -> precision."""
+    index = GraphIndex(built.proto)
+    found = [(_node(index, node), precision) for node, precision in nodes.items()]
+    return tuple(
+        Constraint(node.name, tuple(name for name in node.output if name), precision, precision)
+        for node, precision in found
+    )
+
+
+def _node(index: GraphIndex, identity: NodeId) -> NodeProto:
+    found = index.find(identity)
+    assert found is not None, "a constrained node is one of the model that is built"
+    return found[0].nodes[found[1]]
+
+
+def constant_values(index: GraphIndex) -> set[str]:
+    """The values of the main graph that depend on no input: constants, and what is computed from constants alone."""
+    main = index.scopes[0]
+    known = {name for name in main.initializers if not main.is_overridable(name)} | set(main.sparse_initializers)
+    grown = True
+    while grown:  # once, and once more to see that nothing is new: the nodes of a graph are sorted
+        grown = False
+        for node in main.nodes:
+            bodies = any(attribute.HasField("g") for attribute in node.attribute)
+            if bodies or not node.output or node.output[0] in known:
+                continue
+            inputs = [name for name in node.input if name]
+            if all(name in known for name in inputs) and (inputs or node.op_type == "Constant"):
+                known.update(node.output)
+                grown = True
+    return known
