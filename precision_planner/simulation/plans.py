@@ -122,7 +122,7 @@ def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Over
         scope, position = at
         value = scope.nodes[position].input[slot]
         holder = index.resolve(scope, value)
-        if holder is None or _has_body(scope.nodes[position]):
+        if holder is None:
             continue
         if values.get((holder.path, value)) != elem_type:
             edges[scope.path, position, slot] = elem_type

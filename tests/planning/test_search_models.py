@@ -126,7 +126,13 @@ def test_what_the_user_keeps_is_kept_and_rules_alone_do_not_search(model) -> Non
 
 
 @pytest.mark.parametrize("target", ["tensorrt-11", "tensorrt-10"])
-@pytest.mark.parametrize("name", ["initializer_as_output", "is_nan_guard", "comparison_of_input", "sequences"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "comparison_of_input", "initializer_as_output", "is_nan_guard", "loop_carried", "nested_bodies",
+        "same_branch_output_twice", "scan_states", "sequences",
+    ],
+)  # fmt: skip
 def test_odd_graphs_are_searched_to_what_their_prediction_says(name: str, target: str) -> None:
     planned = pp.plan(MODELS[name](), target=target, tolerance={"rel_l2": 1e-4}, budget=30)
     assert planned.plan.search["passed"] == planned.passed
