@@ -19,7 +19,12 @@ from precision_planner.diffing import compare
 from precision_planner.rewriting import rewrite
 
 OUTPUT = "probability"
-KEPT: dict[str, list[str]] = {"fp16-fused": [], "plan-head": [HEAD], "plan-softmax": [HEAD, "/encoder/*/Softmax"]}
+KEPT: dict[str, list[str]] = {
+    "fp16-fused": [],
+    "plan-head": [HEAD],
+    "plan-softmax": [HEAD, "/encoder/*/Softmax"],
+    "tf32": ["*"],
+}
 """Kind of engine in results.json -> what it keeps in FP32."""
 SUMS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 
@@ -27,7 +32,7 @@ SUMS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
 def rows(preset: str, count: int) -> list[str]:
     """A row of the table for each engine and accumulation."""
     measured = {
-        found["kind"]: found["outputs"][OUTPUT]
+        (found["gpu"], found["kind"]): found["outputs"][OUTPUT]
         for found in json.loads(RESULTS.read_text())
         if found["case"] == preset and OUTPUT in found["outputs"]
     }
@@ -37,19 +42,18 @@ def rows(preset: str, count: int) -> list[str]:
     fused = rewrite(source, precision="fp32", verify=False).typed
     lines = []
     for kind, kept in KEPT.items():
-        for sums in SUMS:
+        for sums in SUMS if kind != "tf32" else SUMS[:1]:
             found = compare(
                 source, fused, inputs, simulate="fp16", semantics="fused", keep_fp32=kept, accumulation=sums,
-                layers=False, self_check=False,
+                tf32=kind == "tf32", layers=False, self_check=False,
             ).outputs[OUTPUT]  # fmt: skip
-            cells = [preset, kind, sums]
-            for name, value in (
-                ("sad", found.get("sad")),
-                ("sad_mean", found.sad_mean),
-                ("rel_l2", found.get("rel_l2")),
-            ):
-                cells += [f"{value:.2g}", f"{measured[kind][name]:.2g}", f"{measured[kind][name] / value:.2f}"]
-            lines.append("| " + " | ".join(cells) + " |")
+            predicted = {"sad": found.get("sad"), "sad_mean": found.sad_mean, "rel_l2": found.get("rel_l2")}
+            for gpu in sorted(gpu for gpu, measured_kind in measured if measured_kind == kind):
+                cells = [preset, kind, gpu, sums]
+                for name, value in predicted.items():
+                    there = measured[gpu, kind][name]
+                    cells += [f"{value:.2g}", f"{there:.2g}", f"{there / value:.2f}"]
+                lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
@@ -59,7 +63,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", default=["massive", "minilm"])
     parser.add_argument("--rows", type=int, default=ROWS)
     arguments = parser.parse_args()
-    heads = ["case", "engine", "sums"]
+    heads = ["case", "engine", "GPU", "sums"]
     heads += [
         f"{name}{what}" for name in ("SAD worst", "SAD mean", "relative L2") for what in ("", ", measured", ", ratio")
     ]
