@@ -2,8 +2,8 @@
 
 Two simulations that differ in one region differ in all roundings behind it too, so their errors differ by luck, and
 leaving out almost any region seems to take away, or to add, a large part of the error. What one rounding does *alone*,
-everything else in FP32, is not a matter of luck, and independent roundings add up in the squared error. So contributions
-are measured from the FP32 side, and a plan's expected error is the sum over its roundings.
+everything else in FP32, is not a matter of luck, and independent roundings add up in the squared error. So
+contributions are measured from the FP32 side, and a plan's expected error is the sum over its roundings.
 
 A region's roundings are of two sorts. Its own (weights, what it reads from an FP32 value, values that stay inside, sums
 in FP16) go where the region is in FP32. Those of the values that it hands on go where their readers are in FP32 too:
