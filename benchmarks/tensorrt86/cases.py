@@ -26,7 +26,7 @@ from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inpu
 from examples.census_model import build_census_model, census_inputs
 
 ROWS = 40
-SEARCHED_ROWS = 12
+SEARCHED_ROWS = 40
 """Rows that plans are made from; engines are compared on all of them."""
 
 TOLERANCE = {"probability:sad": 1e-3}

@@ -18,7 +18,15 @@ from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.numerics.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.pipeline.searching import SearchRequest, search_choice
-from precision_planner.pipeline.weak import constrained_nodes, constraints_of, layernorms, weak_model, with_norms
+from precision_planner.pipeline.weak import (
+    constrained_nodes,
+    constraints_of,
+    is_cheaper,
+    layernorms,
+    left_to_gain,
+    weak_model,
+    with_norms,
+)
 from precision_planner.planning import (
     DEFAULT_TARGET,
     PlannedNode,
@@ -238,12 +246,12 @@ def plan(
     else:
         built = weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
         constrained, mixed = constrained_nodes(result, built)
-        if target == "tensorrt-8.6" and fuse and layernorms(built) > layernorms(model):
-            missed = found is not None and not found.data["passed"] and not used.ended
-            if mixed or missed:
-                decomposed = again(fuse=(), keep_as="island", keep_fp32=with_norms(options))
-                if mixed or decomposed.passed:
-                    return decomposed
+        searched = None if found is None else found.data
+        gain = searched is not None and not used.ended and left_to_gain(searched)
+        if target == "tensorrt-8.6" and fuse and layernorms(built) > layernorms(model) and (mixed or gain):
+            decomposed = again(fuse=(), keep_as="island", keep_fp32=with_norms(options))
+            if mixed or (decomposed.passed and is_cheaper(decomposed.plan.search, searched)):
+                return decomposed
         built = give_consumers_rank(built, tuple(constrained)).model
     say("simulating the result")
     difference = None if obstacle else _predict(model, result, chosen, data, bounds, request.metrics, tf32)

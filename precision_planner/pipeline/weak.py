@@ -12,7 +12,16 @@ from precision_planner.model.inputs import Inputs
 from precision_planner.planning import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
 
-__all__ = ["constant_values", "constrained_nodes", "constraints_of", "layernorms", "weak_model", "with_norms"]
+__all__ = [
+    "constant_values",
+    "constrained_nodes",
+    "constraints_of",
+    "is_cheaper",
+    "layernorms",
+    "left_to_gain",
+    "weak_model",
+    "with_norms",
+]
 
 
 def weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
@@ -68,6 +77,18 @@ def constrained_nodes(result: RewriteResult, built: Model) -> tuple[dict[NodeId,
     stored = {name for node in wide for name in _node(index, node).output}
     chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
     return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
+
+
+def left_to_gain(search: Mapping[str, Any]) -> bool:
+    """Whether FP32 residual sums with LayerNorms in FP32, which 8.6 has only decomposed, may give a cheaper plan."""
+    return not search["passed"] or search["cost_us"] > 0
+
+
+def is_cheaper(decomposed: Mapping[str, Any], fused: Mapping[str, Any] | None) -> bool:
+    """Whether the search with decomposed LayerNorms found what the one with fused ones did not, or it for less."""
+    if fused is None or not fused["passed"]:
+        return True
+    return bool(decomposed.get("passed")) and decomposed["cost_us"] < fused["cost_us"]
 
 
 def constraints_of(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constraint, ...]:

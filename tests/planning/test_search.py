@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from precision_planner.errors import PlanError, ToleranceError
 from precision_planner.model import NodeId
 from precision_planner.numerics.tolerance import Tolerance, parse_tolerances
-from precision_planner.planning.search import Budget, Judge, Judgement, Region, Space, State, parse_budget, search
+from precision_planner.planning.search import (
+    Budget,
+    Judge,
+    Judgement,
+    PlanCosts,
+    Region,
+    Seam,
+    Space,
+    State,
+    parse_budget,
+    search,
+)
 from precision_planner.planning.search.budget import Clock, Stopped
 from precision_planner.planning.search.evaluate import Question
 from precision_planner.planning.search.noise import Atom, NoiseModel
@@ -29,7 +40,14 @@ class World:
     The truth that the search has to find out; `answers` counts what it asked.
     """
 
-    def __init__(self, own: Sequence[float], handed: Sequence[float], costs: Sequence[float], bound: float) -> None:
+    def __init__(
+        self,
+        own: Sequence[float],
+        handed: Sequence[float],
+        costs: Sequence[float],
+        bound: float,
+        casts: Sequence[float] = (),
+    ) -> None:
         self.own, self.handed, self.bound = own, handed, bound
         count = len(own)
         self.regions = tuple(Region(f"r{n}", "other", (NodeId((), f"v{n}"),)) for n in range(count))
@@ -39,7 +57,8 @@ class World:
             readers = frozenset({number + 1}) if number + 1 < count else frozenset()
             atoms.append(Atom(number, True, ((("out",), str(number)),), (), readers))
         self.atoms = tuple(atoms)
-        self.space = Space(self.regions, tuple(costs), {}, atoms=lambda decisions: self.atoms)
+        seams = [Seam(number, frozenset({number + 1}), us) for number, us in enumerate(casts)]
+        self.space = Space(self.regions, PlanCosts(costs, seams), {}, atoms=lambda decisions: self.atoms)
         self.answers = 0
 
     def energy(self, raised: frozenset[int]) -> float:
@@ -95,6 +114,56 @@ def test_a_plan_meets_the_tolerance_and_costs_little_more_than_the_cheapest(own,
     assert world.space.cost(found.state) <= 2 * world.cheapest() + 1e-9
 
 
+@given(errors, errors, prices, st.floats(0.05, 1.5), st.lists(st.floats(0.0, 30.0), max_size=ORACLE_REGIONS - 1))
+@settings(max_examples=150, deadline=None)
+def test_what_casts_between_regions_cost_is_reckoned_with(own, handed, costs, bound, casts) -> None:
+    world = World(own, handed, costs, bound, casts)
+    found = search(world.space, world, Clock(Budget(1000)))
+    assert found.passed
+    assert math.sqrt(world.energy(found.state.raised)) <= bound * (1 + 1e-9)
+    for number in found.state.raised:  # without it the bound is missed, or the plan costs more
+        less = found.state.raised - {number}
+        assert math.sqrt(world.energy(less)) > bound or world.space.cost(State(less)) > world.space.cost(found.state)
+    assert world.space.cost(found.state) <= 2 * world.cheapest() + 1e-9
+
+
+def test_a_region_between_two_high_ones_stays_high_where_casts_would_cost_more() -> None:
+    world = World([1.0, 0.0, 1.0], [0.0] * 3, [1.0, 5.0, 1.0], 0.5, casts=[4.0, 4.0])
+    assert search(world.space, world, Clock(Budget(100))).state.raised == {0, 1, 2}
+    cheap = World([1.0, 0.0, 1.0], [0.0] * 3, [1.0, 5.0, 1.0], 0.5, casts=[2.0, 2.0])
+    assert search(cheap.space, cheap, Clock(Budget(100))).state.raised == {0, 2}
+
+
+region_sets = st.frozensets(st.integers(0, ORACLE_REGIONS - 1))
+
+
+@given(
+    prices,
+    st.lists(st.tuples(st.integers(0, 6), region_sets, st.floats(0.0, 9.0)), max_size=6),
+    region_sets,
+    region_sets,
+    region_sets,
+    region_sets,
+)
+def test_costs_are_those_of_the_regions_and_of_the_seams_on_which_the_type_changes(
+    own, seams, standing, brain, raised, more
+) -> None:
+    costs = PlanCosts(own, [Seam(maker, readers - {maker}, us) for maker, readers, us in seams], standing, brain)
+
+    def level(number: int, plan: frozenset[int]) -> str:
+        return "bf16" if number in brain else "fp32" if number in plan | standing else "fp16"
+
+    def brute(plan: frozenset[int]) -> float:
+        total = sum(us for number, us in enumerate(own) if level(number, plan) == "fp32")
+        for maker, readers, us in seams:
+            if {level(reader, plan) for reader in readers - {maker}} - {level(maker, plan)}:
+                total += us
+        return total
+
+    assert costs.total(raised) == pytest.approx(brute(raised))
+    assert costs.added(more, raised) == pytest.approx(brute(raised | more) - brute(raised), abs=1e-9)
+
+
 @given(errors, errors, prices, st.floats(0.05, 1.5), st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
 def test_a_budget_is_kept_and_the_best_plan_so_far_comes_out(own, handed, costs, bound, evaluations) -> None:
@@ -130,7 +199,7 @@ def test_what_rules_keep_without_need_is_given_back_unless_it_is_binding() -> No
 
 def test_what_overflows_goes_to_bf16_where_it_can_and_to_fp32_where_it_cannot() -> None:
     regions = tuple(Region(f"r{n}", "gemm", (NodeId((), f"v{n}"),)) for n in range(3))
-    space = Space(regions, (1.0,) * 3, {}, brain_ok=lambda region: region.name == "r0")
+    space = Space(regions, PlanCosts([1.0] * 3), {}, brain_ok=lambda region: region.name == "r0")
 
     def answer(questions: Sequence[Question]) -> list[Judgement]:
         found = []

@@ -1,7 +1,7 @@
 """The search for the least that must stay above the low precision, given a tolerance."""
 
 from precision_planner.planning.search.budget import DEFAULT_BUDGET, Budget, Clock, parse_budget
-from precision_planner.planning.search.cost import CostModel, region_costs
+from precision_planner.planning.search.cost import CostModel, PlanCosts, Seam, plan_costs
 from precision_planner.planning.search.evaluate import Evaluator, Setting
 from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
 from precision_planner.planning.search.regions import Region, find_regions
@@ -19,7 +19,9 @@ __all__ = [
     "Judge",
     "Judgement",
     "OwnMetric",
+    "PlanCosts",
     "Region",
+    "Seam",
     "SearchOptions",
     "SearchReport",
     "Setting",
@@ -28,6 +30,6 @@ __all__ = [
     "find_plan",
     "find_regions",
     "parse_budget",
-    "region_costs",
+    "plan_costs",
     "search",
 ]

@@ -1,8 +1,11 @@
-"""What it costs to keep a region high, as estimated time on a reference GPU.
+"""What a plan costs over one that keeps nothing high, as estimated time on a reference GPU.
 
-Only the ratios matter: they order the candidates. A kept region reads and writes twice the bytes; a product loses the
-16-bit tensor cores; a product inside an attention takes the attention apart, so that the scores go through memory; and
-every edge on which the type changes costs a Cast.
+Only the ratios matter: they order the candidates. A kept region's result is written and read twice as wide, and so are
+its weights; a product loses the 16-bit tensor cores; a product inside an attention takes the attention apart where the
+target fuses it, so that the scores go through memory. A Cast beside a pointwise operator, a normalization or a softmax
+is part of that kernel and costs nothing; between two products it is a kernel of its own, which reads the value and
+writes it again (`python -m benchmarks.tensorrt86.kernels`). So what a region costs depends on its neighbors, and two
+neighboring products may cost more with one of them high than with both.
 
 The reference is NVIDIA's A100: 312 TFLOP/s in FP16, 156 in TF32, 19.5 in FP32, 1,555 GB/s (NVIDIA A100 Tensor Core GPU
 datasheet, https://www.nvidia.com/en-us/data-center/a100/). A kernel that is launched for nothing else takes 2 us.
@@ -12,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import fsum, prod
 
 from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Scope
 from precision_planner.planning.policy import GEMM_OPS
+from precision_planner.planning.search.flow import Flow
 from precision_planner.planning.search.regions import Region
 
-__all__ = ["CostModel", "Shapes", "region_costs"]
+__all__ = ["CostModel", "PlanCosts", "Seam", "Shapes", "plan_costs"]
 
 Shapes = Mapping[str, Sequence[int]]
 """Value of the main graph -> its shape on the search's data."""
@@ -32,9 +36,15 @@ LAUNCH_US = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """How kept products compute: in TF32 where the build allows it, else in FP32."""
+    """How the build computes.
+
+    Attributes:
+      tf32: kept products run in TF32, else in FP32.
+      fused_attention: an attention in 16 bits is one kernel.
+    """
 
     tf32: bool = False
+    fused_attention: bool = True
 
     @property
     def product(self) -> float:
@@ -42,48 +52,139 @@ class CostModel:
         return 1 / FLOP_PER_US["tf32" if self.tf32 else "fp32"] - 1 / FLOP_PER_US["fp16"]
 
 
-def region_costs(
-    index: GraphIndex, regions: Sequence[Region], shapes: Shapes, cost: CostModel | None = None
-) -> tuple[float, ...]:
-    """Microseconds that keeping each region in FP32 costs, alone, over 16 bits.
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """A value that one product hands to others, so that a Cast on it is a kernel of its own.
+
+    Attributes:
+      maker: number of the region that makes it.
+      readers: those that read it and are products too.
+      us: microseconds of the Cast.
+    """
+
+    maker: int
+    readers: frozenset[int]
+    us: float
+
+
+class PlanCosts:
+    """Microseconds that plans cost over one that keeps nothing high.
+
+    Args:
+      regions: what each costs by itself in FP32.
+      seams: where a change of type costs more.
+      standing: regions that are in FP32 whatever a plan raises.
+      brain: regions that are in BF16; they cost nothing but their seams.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[float],
+        seams: Sequence[Seam] = (),
+        standing: frozenset[int] = frozenset(),
+        brain: frozenset[int] = frozenset(),
+    ) -> None:
+        self.regions, self.seams = tuple(regions), tuple(seams)
+        self._standing, self._brain = standing - brain, brain
+        self._of: dict[int, list[int]] = {}
+        for number, seam in enumerate(self.seams):
+            for region in {seam.maker, *seam.readers}:
+                self._of.setdefault(region, []).append(number)
+
+    def within(self, standing: frozenset[int], brain: frozenset[int] = frozenset()) -> PlanCosts:
+        """The same costs where other regions stand."""
+        return PlanCosts(self.regions, self.seams, standing, brain)
+
+    def total(self, raised: frozenset[int] = frozenset()) -> float:
+        """Of the plan that raises these regions besides the standing ones."""
+        high = (raised | self._standing) - self._brain
+        own = fsum(self.regions[number] for number in high)
+        return own + fsum(seam.us for seam in self.seams if self._is_crossed(seam, high))
+
+    def added(self, more: frozenset[int], raised: frozenset[int]) -> float:
+        """What raising more regions costs on top of those raised; negative where it saves Casts."""
+        before = (raised | self._standing) - self._brain
+        new = more - before - self._brain
+        after = before | new
+        own = fsum(self.regions[number] for number in new)
+        touched = [self.seams[n] for n in sorted({n for region in new for n in self._of.get(region, ())})]
+        return own + fsum(
+            seam.us * (self._is_crossed(seam, after) - self._is_crossed(seam, before)) for seam in touched
+        )
+
+    def neighbors(self, region: int) -> frozenset[int]:
+        """The regions on the seams of a region, itself among them."""
+        found = (self.seams[n] for n in self._of.get(region, ()))
+        return frozenset({region}).union(*({seam.maker, *seam.readers} for seam in found))
+
+    def _is_crossed(self, seam: Seam, high: frozenset[int]) -> bool:
+        def level(number: int) -> int:
+            return 1 if number in self._brain else 2 if number in high else 0
+
+        made = level(seam.maker)
+        return any(level(reader) != made for reader in seam.readers)
+
+
+def plan_costs(
+    index: GraphIndex, regions: Sequence[Region], shapes: Shapes, model: CostModel | None = None
+) -> PlanCosts:
+    """What plans of a graph cost.
 
     Args:
       index: of the graph.
       regions: of the graph.
       shapes: of its values; a value without one (inside a body) counts as one element.
-      cost: how kept products compute.
+      model: how the build computes.
     """
-    used = cost or CostModel()
-    return tuple(_cost(index, region, shapes, used) for region in regions)
+    used, flow = model or CostModel(), Flow(index, regions)
+    own: list[float] = []
+    seams: list[Seam] = []
+    for number, region in enumerate(regions):
+        handed = _handed_on(index, flow, number, region)
+        own.append(_cost(index, region, handed, shapes, used))
+        if region.kind != "gemm":
+            continue
+        for value, readers in handed.items():
+            products = frozenset(reader for reader in readers if regions[reader].kind == "gemm")
+            if products:
+                seams.append(Seam(number, products, 6 * _elements(value, shapes) / BYTES_PER_US + LAUNCH_US))
+    return PlanCosts(own, seams)
 
 
-def _cost(index: GraphIndex, region: Region, shapes: Shapes, cost: CostModel) -> float:
-    inside = set(region.nodes)
-    read: dict[str, None] = {}
+def _handed_on(index: GraphIndex, flow: Flow, number: int, region: Region) -> dict[str, frozenset[int]]:
+    """The values that leave a region, with the other regions that read them."""
+    found: dict[str, frozenset[int]] = {}
+    for identity in region.nodes:
+        place = index.find(identity)
+        if place is None:
+            continue
+        scope, position = place
+        for value in scope.nodes[position].output:
+            readers = flow.readers(scope, value) - {number} if value else frozenset()
+            if value and (readers or scope.is_output(value)):
+                found[value] = readers
+    return found
+
+
+def _cost(
+    index: GraphIndex, region: Region, handed: Mapping[str, frozenset[int]], shapes: Shapes, model: CostModel
+) -> float:
     weights = flops = scores = 0.0
-    written = 0.0
     for identity in region.nodes:
         found = index.find(identity)
         if found is None:
             continue
         scope, position = found
         node = scope.nodes[position]
-        for value in node.input:
-            maker = scope.producer(value)
-            if value in scope.initializers:
-                weights += prod(scope.initializers[value].dims)
-            elif maker is not None and index.node_id(scope, maker) not in inside:
-                read[value] = None
-        written += sum(_elements(name, shapes) for name in node.output if name)
+        weights += sum(prod(scope.initializers[name].dims) for name in node.input if name in scope.initializers)
         if node.op_type in GEMM_OPS:
             flops += _flops(scope, node, shapes)
-        if region.attention and node.op_type in GEMM_OPS:
-            scores += max(_elements(name, shapes) for name in (*node.input, *node.output) if name)
-    edges = sum(_elements(name, shapes) for name in read)
-    # read and written twice as wide; a Cast before (2 bytes read, 4 written) and one behind; scores written and read
-    traffic = 2 * (weights + edges + written) + 6 * (edges + written) + 2 * (4 + 4) * scores
-    launches = len(read) + 1 + (2 if scores else 0)
-    return traffic / BYTES_PER_US + flops * cost.product + launches * LAUNCH_US
+            if region.attention and model.fused_attention:
+                scores += max(_elements(name, shapes) for name in (*node.input, *node.output) if name)
+    stored = fsum(_elements(value, shapes) * (1 + len(readers)) for value, readers in handed.items())
+    # two bytes more an element, written once and read by each; scores, once they leave a fused kernel, four and four
+    traffic = 2 * (weights + stored) + 2 * (4 + 4) * scores
+    return traffic / BYTES_PER_US + flops * model.product + (2 * LAUNCH_US if scores else 0.0)
 
 
 def _elements(value: str, shapes: Shapes) -> int:

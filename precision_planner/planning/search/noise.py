@@ -16,10 +16,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from precision_planner.model import GraphIndex, Scope
+from precision_planner.model import GraphIndex
+from precision_planner.planning.search.flow import Flow
 from precision_planner.planning.search.regions import Region
 from precision_planner.simulation.rounding import EdgeKey, NodeKey, RoundingPlan, ValueKey
-from precision_planner.simulation.schemas import EXACT, PRODUCTS
+from precision_planner.simulation.schemas import PRODUCTS
 
 __all__ = ["NOBODY", "Atom", "NoiseModel", "atoms_of"]
 
@@ -62,7 +63,7 @@ def atoms_of(
       regions: of the graph.
       tf32: raised products use TF32.
     """
-    flow = _Flow(index, regions)
+    flow = Flow(index, regions)
     own: dict[int, tuple[list[ValueKey], list[EdgeKey]]] = {}
     handed: dict[tuple[int, frozenset[int]], tuple[list[ValueKey], list[EdgeKey]]] = {}
     for key in plan.values:
@@ -102,51 +103,6 @@ def _holder(origin: int | None, readers: frozenset[int]) -> tuple[int, frozenset
     if origin is None:
         origin = min(readers, default=NOBODY)
     return origin, readers - {origin}
-
-
-class _Flow:
-    """Which region made a value and which read it, seen through nodes that only move it."""
-
-    def __init__(self, index: GraphIndex, regions: Sequence[Region]) -> None:
-        self._index = index
-        self._region_of = {node: number for number, region in enumerate(regions) for node in region.nodes}
-
-    def region(self, scope: Scope, position: int) -> int | None:
-        """The region of a node."""
-        return self._region_of.get(self._index.node_id(scope, position))
-
-    def origin(self, scope: Scope, value: str) -> int | None:
-        """The region that made a value; None for constants, inputs, and what no region makes."""
-        seen: set[str] = set()
-        while value and value not in seen:
-            seen.add(value)
-            position = scope.producer(value)
-            if position is None:
-                return None
-            number = self.region(scope, position)
-            if number is not None or scope.nodes[position].op_type not in EXACT:
-                return number
-            value = next((name for name in scope.nodes[position].input if name), "")
-        return None
-
-    def readers(self, scope: Scope, value: str) -> frozenset[int]:
-        """The regions that read a value."""
-        found: set[int] = set()
-        waiting, seen = [(scope, value)], {(scope.path, value)}
-        while waiting:
-            here, name = waiting.pop()
-            uses = [(here, use.position) for use in here.consumers(name)]
-            uses += [(body, use.position) for body, use in here.captures.get(name, ())]
-            for reader, position in uses:
-                number = self.region(reader, position)
-                if number is not None:
-                    found.add(number)
-                elif reader.nodes[position].op_type in EXACT:
-                    for output in reader.nodes[position].output:
-                        if output and (reader.path, output) not in seen:
-                            seen.add((reader.path, output))
-                            waiting.append((reader, output))
-        return frozenset(found)
 
 
 def restricted(plan: RoundingPlan, atoms: Iterable[Atom]) -> RoundingPlan:

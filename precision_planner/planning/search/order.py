@@ -1,8 +1,9 @@
 """Which regions are raised for an expected error: a cheap cover, by the noise model alone.
 
 Greedy takes the largest gain per cost first, of a region alone or together with what it needs. What greedy takes last
-may be dearer than needed, so the end of its way is also tried with the cheapest single step to the goal, and what a
-later step made unnecessary is taken back. All of this costs no simulation.
+may be dearer than needed, so the end of its way is also tried with the cheapest single step to the goal; and as it may
+pay to go further (neighbors in FP32 need no Casts between them), so is what comes behind the goal. What a later step
+made unnecessary is taken back, and what costs less high than low is raised. All of this costs no simulation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from precision_planner.planning.search.cost import PlanCosts
 from precision_planner.planning.search.noise import NoiseModel
 from precision_planner.planning.search.states import Space
 
@@ -28,6 +30,12 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 LOOK_BACK = 32
 """Steps before the goal from which a direct step to it is tried."""
 
+MOST_ROUNDS = 8
+"""How often a plan is gone over for what should be taken back or raised besides; each time it gets cheaper."""
+
+NOTHING = 1e-9
+"""Microseconds that are no difference."""
+
 
 class Cover:
     """Cheap sets of regions for any expected error.
@@ -36,71 +44,81 @@ class Cover:
       space: of the search.
       model: expected errors.
       free: the regions that may be raised.
+      costs: of raising them.
     """
 
-    def __init__(self, space: Space, model: NoiseModel, free: Sequence[int]) -> None:
-        self._space, self._model = space, model
-        allowed = frozenset(free)
+    def __init__(self, space: Space, model: NoiseModel, free: Sequence[int], costs: PlanCosts) -> None:
+        self._space, self._model, self._costs = space, model, costs
+        self._allowed = frozenset(free)
         offers = dict.fromkeys(frozenset({number}) for number in free)
-        offers |= dict.fromkeys(frozenset({number, *(model.readers(number) & allowed)}) for number in free)
-        offers |= dict.fromkeys(space.family(kinds) & allowed for kinds in FAMILIES)
+        offers |= dict.fromkeys(frozenset({number, *(model.readers(number) & self._allowed)}) for number in free)
+        offers |= dict.fromkeys(space.family(kinds) & self._allowed for kinds in FAMILIES)
         self._offers = [offer for offer in offers if offer]
-        self._prefixes = self._greedy(allowed)
+        self._prefixes = self._greedy()
+        self._prices = [self._costs.total(raised) for raised in self._prefixes]
 
     def raised(self, energy: float) -> frozenset[int]:
         """A cheap set that brings the expected squared error down to `energy`; all that helps where none does."""
         reached = next((n for n, raised in enumerate(self._prefixes) if self._model.energy(raised) <= energy), None)
         if reached is None:
             return self._prefixes[-1]
-        best = self._trimmed(self._prefixes[reached], energy)
+        further = min(range(reached, len(self._prefixes)), key=lambda n: self._prices[n])
+        plans = [self._polished(self._prefixes[n], energy) for n in dict.fromkeys((reached, further))]
+        best = min(plans, key=self._rank)
         for raised in self._prefixes[max(0, reached - LOOK_BACK) : reached]:
-            step = self._step(raised, energy, self._cost(best))
+            step = self._step(raised, energy, self._costs.total(best))
             if step is not None:
-                best = min(
-                    best, self._trimmed(raised | step, energy), key=lambda plan: (self._cost(plan), sorted(plan))
-                )
+                best = min(best, self._polished(raised | step, energy), key=self._rank)
         return best
 
-    def _cost(self, regions: frozenset[int]) -> float:
-        return sum(self._space.costs[number] for number in sorted(regions))
+    def _rank(self, plan: frozenset[int]) -> tuple[float, list[int]]:
+        return self._costs.total(plan), sorted(plan)
 
     def _step(self, raised: frozenset[int], energy: float, limit: float) -> frozenset[int] | None:
         """The cheapest single offer that reaches the goal for less than `limit` in all."""
         missing = self._model.energy(raised) - energy
-        spent = self._cost(raised)
+        spent = self._costs.total(raised)
         found = None
         for offer in self._offers:
-            cost = spent + self._cost(offer - raised)
+            cost = spent + self._costs.added(offer, raised)
             if cost < limit and self._model.saved(offer - raised, raised) >= missing:
                 found, limit = offer, cost
         return found
 
-    def _trimmed(self, raised: frozenset[int], energy: float) -> frozenset[int]:
-        """Without what is not needed, the dearest first."""
-        for number in sorted(raised, key=lambda number: (-self._space.costs[number], number)):
-            if self._model.energy(raised - {number}) <= energy:
-                raised -= {number}
+    def _polished(self, raised: frozenset[int], energy: float) -> frozenset[int]:
+        """Without what is not needed, the dearest first, and with what costs less high than low."""
+        for _ in range(MOST_ROUNDS):
+            before = raised
+            for number in sorted(raised, key=lambda number: (-self._costs.regions[number], number)):
+                lower = raised - {number}
+                if self._costs.added(frozenset({number}), lower) >= 0 and self._model.energy(lower) <= energy:
+                    raised = lower
+            for number in sorted(self._allowed - raised):
+                if self._costs.added(frozenset({number}), raised) < -NOTHING:
+                    raised |= {number}
+            if raised == before:
+                break
         return raised
 
-    def _greedy(self, allowed: frozenset[int]) -> list[frozenset[int]]:
+    def _greedy(self) -> list[frozenset[int]]:
         """Sets that grow by one offer at a time until everything that helps is raised."""
         near: dict[int, set[frozenset[int]]] = {}
         for offer in self._offers:
             for number in offer:
-                for other in (number, *self._model.readers(number)):
+                for other in (number, *self._model.readers(number), *self._costs.neighbors(number)):
                     near.setdefault(other, set()).add(offer)
         raised: frozenset[int] = frozenset()
 
         def worth(offer: frozenset[int]) -> float:
             left = offer - raised
-            return self._model.saved(left, raised) / max(1e-9, self._cost(left))
+            return self._model.saved(left, raised) / max(NOTHING, self._costs.added(left, raised))
 
         # an offer changes its worth when something around it is raised; the old entry stays in the heap, out of date
         version = dict.fromkeys(self._offers, 0)
         heap = [(-worth(offer), tuple(sorted(offer)), 0, offer) for offer in self._offers]
         heapq.heapify(heap)
         prefixes = [raised]
-        while heap and raised != allowed:
+        while heap and raised != self._allowed:
             _, _, made, offer = heapq.heappop(heap)
             if made != version[offer] or offer <= raised:
                 continue

@@ -66,7 +66,7 @@ def report_search(space: Space, found: Found) -> SearchReport:
                     "nodes": len(region.nodes),
                     "precision": precision,
                     "expected": None if found.expected is None else round(found.expected, 4),
-                    "cost_us": round(space.costs[number], 3),
+                    "cost_us": round(space.costs.regions[number], 3),
                     "rules": _rules(space.base, region.nodes),
                     "dropped": number in found.state.dropped,
                     **facts,
@@ -103,5 +103,9 @@ def _reason(precision: str, judgement: Judgement, without: Judgement | None, exp
     output, _, metric = worst.rpartition(":")
     with_it, alone = judgement.values[worst], without.values[worst]
     said = f"kept in {precision.upper()} by the search: {metric} of '{output}' is {with_it:.3g}, without it {alone:.3g}"
+    if not without.passed:
+        return said
+    if expected is None or expected <= 1.0:
+        return f"{said}; lowering it would save less than the Casts that it calls for cost"
     # a plan may do better than can be expected of it: it is the expectation that must hold on other inputs
-    return said if not without.passed or expected is None else f"{said} here, but {expected:.0%} of the bound expected"
+    return f"{said} here, but {expected:.0%} of the bound expected"

@@ -13,7 +13,7 @@ from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import have_rows, input_specs
 from precision_planner.planning.search.budget import DEFAULT_BUDGET, Clock
-from precision_planner.planning.search.cost import CostModel, region_costs
+from precision_planner.planning.search.cost import CostModel, plan_costs
 from precision_planner.planning.search.evaluate import Batches, Decisions, Evaluator, Setting
 from precision_planner.planning.search.noise import atoms_of
 from precision_planner.planning.search.overflow import overflowing_nodes
@@ -78,7 +78,7 @@ def find_plan(
         regions = find_regions(evaluator.runner.model, index, evaluator.types, evaluator.assign(base))
         space = Space(
             regions,
-            region_costs(index, regions, shapes, CostModel(setting.tf32)),
+            plan_costs(index, regions, shapes, CostModel(setting.tf32, target.fused_attention)),
             base,
             fixed,
             lambda region: chosen.may_raise(index, region),

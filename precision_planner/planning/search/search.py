@@ -174,7 +174,8 @@ class _Search:
             self.space, self.space.decisions(start), free, judgement, everything, self._answer, self.clock
         )
         self._say("the fewest regions that meet the tolerance")
-        self._here = self._first_within(Cover(self.space, self.contributions.model, free), frozenset(free))
+        cover = Cover(self.space, self.contributions.model, free, self.space.costs_around(start))
+        self._here = self._first_within(cover, frozenset(free))
 
     def _first_within(self, cover: Cover, free: frozenset[int]) -> State:
         """A cheap plan that meets the tolerance; the best one known where none does.
@@ -194,14 +195,14 @@ class _Search:
 
     def remove(self) -> None:
         """Take back what is not needed: all of it, or else halves, quarters and so on, the dearest first."""
-        kept = sorted(self.space.kept(self._here), key=lambda number: (-self.space.costs[number], number))
+        kept = self._dearest_first()
         if kept:
             self._say(f"which of {len(kept)} kept regions are not needed")
             self._remove(kept)
 
     def _remove(self, numbers: Sequence[int]) -> None:
         lower = self._here.lowering(frozenset(numbers), self.space.soft)
-        if self._is_within(lower):
+        if self._is_no_dearer(lower) and self._is_within(lower):
             self._here = lower
         elif len(numbers) > 1:
             middle = len(numbers) // 2
@@ -211,14 +212,22 @@ class _Search:
     def measure_without(self) -> None:
         """Measure the error without each region that is left; one that turns out not to be needed goes after all."""
         while True:
-            kept = sorted(self.space.kept(self._here), key=lambda number: (-self.space.costs[number], number))
+            kept = self._dearest_first()
             states = [self._here.lowering(frozenset({number}), self.space.soft) for number in kept]
             found = self._judge(states)
-            spare = next((state for state in states if self._meets(state)), None)
+            spare = next((state for state in states if self._meets(state) and self._is_no_dearer(state)), None)
             if spare is None:
                 self.without = dict(zip(kept, found, strict=True))
                 return
             self._here = spare
+
+    def _dearest_first(self) -> list[int]:
+        costs = self.space.costs.regions
+        return sorted(self.space.kept(self._here), key=lambda number: (-costs[number], number))
+
+    def _is_no_dearer(self, state: State) -> bool:
+        """Whether a plan costs no more than the one that is being varied: lowering a region may call for Casts."""
+        return self.space.cost(state) <= self.space.cost(self._here)
 
     def _is_within(self, state: State) -> bool:
         """Whether a plan meets the tolerance as expected and, which is asked only then, as simulated."""
@@ -264,8 +273,8 @@ class _Search:
         return [self._known[state] for state in states]
 
     def _rank(self, state: State) -> tuple[float, ...]:
-        """Within tolerance the cheaper plan is better, beyond it the one with the smaller error."""
+        """Within tolerance the cheaper plan is better, or that which keeps less; beyond it the one with less error."""
         judgement, cost = self._known[state], self.space.cost(state)
         if self._meets(state):
-            return (0.0, cost, judgement.score)
+            return (0.0, cost, float(len(self.space.kept(state))), judgement.score)
         return (1.0, judgement.score, judgement.energy, cost)

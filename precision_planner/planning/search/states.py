@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from precision_planner.model import NodeId
+from precision_planner.planning.search.cost import PlanCosts
 from precision_planner.planning.search.evaluate import Decisions
 from precision_planner.planning.search.noise import Atom
 from precision_planner.planning.search.regions import Region
@@ -51,7 +52,7 @@ class Space:
 
     Attributes:
       regions: in graph order.
-      costs: microseconds of keeping each in FP32.
+      costs: of keeping them in FP32.
       base: what rules and user decided.
       fixed: nodes whose decision no search takes back: the user's, and those that a rule keeps from overflow.
       may_raise: whether a region can be put into FP32 for this target.
@@ -60,7 +61,7 @@ class Space:
     """
 
     regions: tuple[Region, ...]
-    costs: tuple[float, ...]
+    costs: PlanCosts
     base: Decisions
     fixed: frozenset[NodeId] = frozenset()
     may_raise: Callable[[Region], bool] = field(default=lambda region: True)
@@ -85,8 +86,12 @@ class Space:
         return state.high | (self.soft - state.dropped)
 
     def cost(self, state: State) -> float:
-        """Microseconds that the regions cost which might be low; BF16 costs nothing."""
-        return sum(self.costs[number] for number in sorted(self.kept(state) - state.brain))
+        """Microseconds over a plan that keeps nothing high."""
+        return self.costs_around(state).total()
+
+    def costs_around(self, state: State) -> PlanCosts:
+        """What plans cost that raise more than a state does."""
+        return self.costs.within(self.kept(state) | (self.standing - state.dropped), state.brain)
 
     @property
     def raisable(self) -> tuple[int, ...]:
