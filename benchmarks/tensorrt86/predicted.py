@@ -3,7 +3,9 @@
     python -m benchmarks.tensorrt86.predicted [PRESET...] [--rows 40]
 
 The engines are built with `--fp16` from the fused model, and from it with the head, or head and softmaxes, held to
-FP32. With fewer rows than the 40 that were measured the worst one is smaller; means and relative errors compare.
+FP32; `tf32` is FP32 with TF32 allowed, of which kernels round the operands to nearest or, in products of two computed
+values, truncate them. With fewer rows than the 40 that were measured the worst one is smaller; means and relative
+errors compare.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from benchmarks.tensorrt86.table import RESULTS
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.diffing import compare
 from precision_planner.rewriting import rewrite
+from precision_planner.simulation.tf32 import Tf32
 
 OUTPUT = "probability"
 KEPT: dict[str, list[str]] = {
@@ -26,11 +29,17 @@ KEPT: dict[str, list[str]] = {
     "tf32": ["*"],
 }
 """Kind of engine in results.json -> what it keeps in FP32."""
-SUMS: tuple[Literal["fp32", "fp16"], ...] = ("fp32", "fp16")
+SIMULATIONS: dict[str, tuple[Literal["fp32", "fp16"], Tf32]] = {
+    "FP32 sums": ("fp32", False),
+    "FP16 sums": ("fp16", False),
+    "TF32 nearest": ("fp32", "nearest"),
+    "TF32 truncated": ("fp32", "truncated"),
+}
+"""How an engine is simulated -> (sums of its FP16 products, operands of its FP32 products)."""
 
 
 def rows(preset: str, count: int) -> list[str]:
-    """A row of the table for each engine and accumulation."""
+    """A row of the table for each engine and simulation."""
     measured = {
         (found["gpu"], found["kind"]): found["outputs"][OUTPUT]
         for found in json.loads(RESULTS.read_text())
@@ -42,16 +51,18 @@ def rows(preset: str, count: int) -> list[str]:
     fused = rewrite(source, precision="fp32", verify=False).typed
     lines = []
     for kind, kept in KEPT.items():
-        for sums in SUMS if kind != "tf32" else SUMS[:1]:
+        for name, (sums, tf32) in SIMULATIONS.items():
+            if bool(tf32) != (kind == "tf32"):
+                continue
             found = compare(
                 source, fused, inputs, simulate="fp16", semantics="fused", keep_fp32=kept, accumulation=sums,
-                tf32=kind == "tf32", layers=False, self_check=False,
+                tf32=tf32, layers=False, self_check=False,
             ).outputs[OUTPUT]  # fmt: skip
             predicted = {"sad": found.get("sad"), "sad_mean": found.sad_mean, "rel_l2": found.get("rel_l2")}
             for gpu in sorted(gpu for gpu, measured_kind in measured if measured_kind == kind):
-                cells = [preset, kind, gpu, sums]
-                for name, value in predicted.items():
-                    there = measured[gpu, kind][name]
+                cells = [preset, kind, gpu, name]
+                for metric, value in predicted.items():
+                    there = measured[gpu, kind][metric]
                     cells += [f"{value:.2g}", f"{there:.2g}", f"{there / value:.2f}"]
                 lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -63,7 +74,7 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", default=["massive", "minilm"])
     parser.add_argument("--rows", type=int, default=ROWS)
     arguments = parser.parse_args()
-    heads = ["case", "engine", "GPU", "sums"]
+    heads = ["case", "engine", "GPU", "simulated"]
     heads += [
         f"{name}{what}" for name in ("SAD worst", "SAD mean", "relative L2") for what in ("", ", measured", ", ratio")
     ]

@@ -39,6 +39,11 @@ from precision_planner.errors import ToleranceError
     type=click.Choice(["fp32", "fp16"]),
     help="How simulated FP16 products add up; by default fp16 for a plan of a weakly typed build, else fp32.",
 )
+@click.option(
+    "--tf32",
+    type=click.Choice(["off", "nearest", "truncated"]),
+    help="What simulated FP32 products make of their operands; by default as a plan's folder says, else off.",
+)
 @click.option("--keep-fp32", multiple=True, metavar="SEL", help="With --simulate: nodes that stay FP32.")
 @click.option("--layers", is_flag=True, help="Compare every intermediate value too.")
 @click.option(
@@ -83,6 +88,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
             weights=options["weights"],
             keep_fp32=options["keep_fp32"],
             accumulation=options["accumulation"],
+            tf32=False if options["tf32"] == "off" else options["tf32"],
             layers=True if options["layers"] or options["html_path"] else None,
             provider=options["provider"],
             tolerance=options["tolerance"],

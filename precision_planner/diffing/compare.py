@@ -31,6 +31,7 @@ from precision_planner.numerics.tolerance import Tolerance, check_metrics, check
 from precision_planner.simulation import inline_functions
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
+from precision_planner.simulation.tf32 import Tf32
 
 ROWS_TO_LOOK = 4
 """Rows of each batch that are run again to find the first divergence, where the layers were not asked for."""
@@ -48,7 +49,7 @@ def compare(
     weights: WeightPolicy | None = None,
     keep_fp32: Iterable[Any] = (),
     keep_bf16: Iterable[Any] = (),
-    tf32: bool | None = None,
+    tf32: Tf32 | None = None,
     accumulation: Accumulation | None = None,
     layers: bool | None = None,
     provider: Provider = "cpu",
@@ -74,7 +75,8 @@ def compare(
       weights: how constants are rounded, "ieee" or "saturate"; by default what the semantics say.
       keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
       keep_bf16: nodes that are BF16 then.
-      tf32: a simulation takes the operands of products that stay FP32 in TF32; None does as a plan's folder says.
+      tf32: a simulation takes the operands of products that stay FP32 in TF32, "nearest" (True) or "truncated" (see
+        `precision_planner.simulation.prepare`); None does as a plan's folder says, the worst for a weakly typed one.
       accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, but in FP16
         for a weakly typed plan, whose builder may choose such kernels.
       layers: compare the intermediate values; None does so only where the outputs are beyond tolerance or wrong, to
@@ -105,16 +107,13 @@ def compare(
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
-        wants_tf32 = (
-            bool(cand_side.plan.get("build", {}).get("tf32")) if tf32 is None and cand_side.plan else bool(tf32)
-        )
         cand_runner.open(
             simulate=simulate,
             semantics=semantics,
             weights=weights,
             keep_fp32=tuple(keep_fp32),
             keep_bf16=tuple(keep_bf16),
-            tf32=wants_tf32,
+            tf32=_planned_tf32(cand_side) if tf32 is None else tf32,
             accumulation=accumulation or "fp32",
         )
         gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
@@ -200,6 +199,12 @@ def environment(command: str = "") -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {**found, "command": command} if command else found
+
+
+def _planned_tf32(side: Side) -> Tf32:
+    """What a plan's folder says; a weak build's kernels may truncate."""
+    allowed = bool(side.plan.get("build", {}).get("tf32"))
+    return "truncated" if allowed and side.is_weak_plan else allowed
 
 
 def _inputs(source: Any, reference: Side, candidate: Side) -> Inputs | None:

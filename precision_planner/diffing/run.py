@@ -17,6 +17,7 @@ from precision_planner.model.session import Session
 from precision_planner.simulation import Simulation, is_typed_low, prepare
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy, prove_rounding
+from precision_planner.simulation.tf32 import Tf32
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -55,7 +56,7 @@ class Runner:
         weights: WeightPolicy | None = None,
         keep_fp32: tuple[Any, ...] = (),
         keep_bf16: tuple[Any, ...] = (),
-        tf32: bool = False,
+        tf32: Tf32 = False,
         accumulation: Accumulation = "fp32",
     ) -> Runner:
         """Decide how to run, and load.
@@ -67,7 +68,7 @@ class Runner:
           weights: how constants are rounded.
           keep_fp32: what stays FP32.
           keep_bf16: what is BF16 instead of FP16.
-          tf32: products that stay FP32 are simulated in TF32.
+          tf32: products that stay FP32 are simulated in TF32, "nearest" (True) or "truncated".
           accumulation: of products that are simulated in FP16, "fp32" or "fp16".
         """
         if self.side.outputs is not None:
@@ -135,7 +136,7 @@ class Runner:
         weights: WeightPolicy | None,
         keep_fp32: tuple[Any, ...],
         keep_bf16: tuple[Any, ...],
-        tf32: bool,
+        tf32: Tf32,
         accumulation: Accumulation,
     ) -> None:
         model = self.side.model

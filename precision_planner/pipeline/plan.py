@@ -329,7 +329,7 @@ def _predict(
 
     A typed graph is simulated as ONNX defines it. A weak build may round anywhere it likes: the simulation takes the
     worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated, products added up
-    in FP16.
+    in FP16, operands in TF32 truncated where kernels do so.
     """
     assert result.assignment is not None
     if target.strong:
@@ -355,7 +355,7 @@ def _predict(
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],
-        tf32=tf32,
+        tf32=tf32 and target.tf32,
         layers=False,
     )
 

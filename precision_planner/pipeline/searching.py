@@ -86,7 +86,7 @@ def search_choice(
         tuple(_tightened(bound, target.margin) for bound in bounds),
         dict(request.metrics),
         "inf" if options.get("weights") == "ieee" else "saturate",
-        tf32,
+        tf32 and target.tf32,
         target.accumulation,
     )
     report = find_plan(

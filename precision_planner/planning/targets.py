@@ -48,6 +48,15 @@ class Target:
         """
         return "fp32" if self.strong else "fp16"
 
+    @property
+    def tf32(self) -> Literal["nearest", "truncated"]:
+        """How products in FP32 are simulated to take their operands, where a build lets them use TF32.
+
+        For some products of two computed values TensorRT 8.6 takes kernels that truncate
+        (`python -m benchmarks.tensorrt86.predicted`); which ones differs from build to build.
+        """
+        return "nearest" if self.strong else "truncated"
+
 
 TARGETS: dict[str, Target] = {
     target.name: target

@@ -17,9 +17,11 @@ from precision_planner.simulation.schemas import (
     POINTWISE,
     PRODUCTS,
     TF32,
+    TF32_TRUNCATED,
     low_slots,
     output_like_input,
 )
+from precision_planner.simulation.tf32 import TRUNCATION_OPSET, Tf32, check_tf32
 from precision_planner.typing.assignment import TypeAssignment
 
 
@@ -129,14 +131,25 @@ def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Over
     return RoundingPlan(values, edges, weights, dict(values))
 
 
-def with_tf32(plan: RoundingPlan, index: GraphIndex, types: Mapping[ValueKey, int]) -> RoundingPlan:
+def with_tf32(
+    plan: RoundingPlan, index: GraphIndex, types: Mapping[ValueKey, int], tf32: Tf32 = "nearest"
+) -> RoundingPlan:
     """Round the operands of products that stay in FP32 to TF32, as a build that allows TF32 does.
 
     Args:
       plan: what is rounded to 16 bits.
       index: of the FP32 graph.
       types: (scope, value) -> element type; see `element_types`.
+      tf32: "nearest", or "truncated" for products both of whose operands are computed; below `TRUNCATION_OPSET` these
+        are rounded to nearest too. False changes nothing.
+
+    Raises:
+      ConversionError: `tf32` is none of these.
     """
+    check_tf32(tf32)
+    if not tf32:
+        return plan
+    constants = _constant_values(index) if tf32 == "truncated" and _opset(index) >= TRUNCATION_OPSET else None
     edges = dict(plan.edges)
     for scope, position, node in index.nodes():
         if (
@@ -145,13 +158,36 @@ def with_tf32(plan: RoundingPlan, index: GraphIndex, types: Mapping[ValueKey, in
             or (scope.path, node.output[0]) in plan.stored
         ):
             continue
-        for slot, value in enumerate(node.input[:2]):
-            holder = index.resolve(scope, value)
-            key = None if holder is None else (holder.path, value)
+        operands = [_key(index, scope, value) for value in node.input[:2]]
+        truncating = constants is not None and not any(key is None or key in constants for key in operands)
+        for slot, key in enumerate(operands):
             is_wide = key is not None and types.get(key) == TensorProto.FLOAT and key not in plan.stored
             if is_wide and (scope.path, position, slot) not in edges:
-                edges[scope.path, position, slot] = TF32
+                edges[scope.path, position, slot] = TF32_TRUNCATED if truncating else TF32
     return replace(plan, edges=edges)
+
+
+def _key(index: GraphIndex, scope: Scope, value: str) -> ValueKey | None:
+    holder = index.resolve(scope, value)
+    return None if holder is None else (holder.path, value)
+
+
+def _opset(index: GraphIndex) -> int:
+    return next((entry.version for entry in index.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def _constant_values(index: GraphIndex) -> set[ValueKey]:
+    """What is constant or computed from constants alone. Nodes with bodies, and what bodies are given, count as not."""
+    found: set[ValueKey] = set()
+    for scope in index.scopes:  # graphs before their bodies, and nodes in topological order
+        names = (*scope.initializers, *scope.sparse_initializers)
+        found.update((scope.path, name) for name in names if not (scope.kind == "main" and scope.is_overridable(name)))
+        for node in scope.nodes:
+            inputs = [_key(index, scope, name) for name in node.input if name]
+            known = all(key in found for key in inputs) if inputs else node.op_type == "Constant"
+            if known and not _has_body(node):
+                found.update((scope.path, name) for name in node.output if name)
+    return found
 
 
 def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:

@@ -30,9 +30,20 @@ from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.accumulation import Product
 from precision_planner.simulation.chunks import write_chunks
-from precision_planner.simulation.schemas import TF32
+from precision_planner.simulation.schemas import TF32, TF32_TRUNCATED
+from precision_planner.simulation.tf32 import (
+    round_to_tf32,
+    rounding_to_tf32_nodes,
+    truncate_to_tf32,
+    truncation_to_tf32_nodes,
+)
 
-FORMAT_NAMES: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TF32: "tf32"}
+FORMAT_NAMES: dict[int, str] = {
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TF32: "tf32",
+    TF32_TRUNCATED: "tf32_truncated",
+}
 
 ValueKey = tuple[tuple[str, ...], str]
 EdgeKey = tuple[tuple[str, ...], int, int]
@@ -46,7 +57,8 @@ class RoundingPlan:
     Attributes:
       values: (scope, value) -> FLOAT16 or BFLOAT16: rounded where it is produced.
       edges: (scope, node position, input) -> type: rounded where it is read, for that reader alone. A constant read
-        so is rounded beforehand, by the policy for weights. The type may be `TF32`, the operand of a product.
+        so is rounded beforehand, by the policy for weights. The type may be `TF32` or
+        `TF32_TRUNCATED`, the operand of a product.
       stored: (scope, value) -> type, of every value that is stored low: those of `values`, and those that only move
         such values and need no rounding of their own.
       weights: "inf" (IEEE, what ONNX Cast does) or "saturate" (TensorRT's weak conversion of weights).
@@ -175,6 +187,8 @@ def round_weights(x: np.ndarray, elem_type: int, policy: Overflow) -> np.ndarray
     """
     if elem_type == TF32:
         return round_to_tf32(x)
+    if elem_type == TF32_TRUNCATED:
+        return truncate_to_tf32(x)
     fmt = FORMATS[FORMAT_NAMES[elem_type]]
     drop = 23 - fmt.fraction_bits
     smallest = int(np.float32(fmt.smallest_normal).view(np.uint32))
@@ -211,46 +225,13 @@ def _convert(x: np.ndarray, elem_type: int, policy: Overflow) -> np.ndarray:
     return y
 
 
-def round_to_tf32(x: np.ndarray) -> np.ndarray:
-    """Round float32 to 10 fraction bits, to nearest, ties away from zero; NaN and infinities stay.
-
-    Source: PTX ISA, cvt.rna.tf32.f32.
-    """
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    special = (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
-    rounded = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
-    return np.where(special, bits, rounded).view(np.float32)
-
-
 def rounding_nodes(source: str, target: str, elem_type: int) -> list[NodeProto]:
     """Nodes that round a value to a type and give it back in FP32."""
-    return _tf32_nodes(source, target) if elem_type == TF32 else cast_pair(source, target, elem_type)
-
-
-def _tf32_nodes(source: str, target: str) -> list[NodeProto]:
-    """Veltkamp's splitting: the upper 11 bits of x are c - (c - x) with c = (2^13 + 1) x, scaled so that c is finite.
-
-    Ties may go either way. An infinity becomes NaN; a value below 2^-110 becomes 0.
-    Source: T. J. Dekker, A floating-point technique for extending the available precision, 1971.
-    """
-    nodes: list[NodeProto] = []
-
-    def step(op: str, inputs: list[str], suffix: str) -> str:
-        name = target if suffix == "" else f"{target}__planner_tf32_{suffix}"
-        nodes.append(helper.make_node(op, inputs, [name], name=f"{target}__planner_tf32/{suffix or 'back'}"))
-        return name
-
-    def number(value: float, suffix: str) -> str:
-        name = f"{target}__planner_tf32_{suffix}"
-        tensor = helper.make_tensor(name, TensorProto.FLOAT, (), [value])
-        nodes.append(helper.make_node("Constant", [], [name], name=f"{name}/value", value=tensor))
-        return name
-
-    small = step("Mul", [source, number(2.0**-16, "down")], "small")
-    spread = step("Mul", [small, number(2.0**13 + 1, "splitter")], "spread")
-    upper = step("Sub", [spread, step("Sub", [spread, small], "rest")], "upper")
-    step("Mul", [upper, number(2.0**16, "up")], "")
-    return nodes
+    if elem_type == TF32:
+        return rounding_to_tf32_nodes(source, target)
+    if elem_type == TF32_TRUNCATED:
+        return truncation_to_tf32_nodes(source, target)
+    return cast_pair(source, target, elem_type)
 
 
 def cast_pair(source: str, target: str, elem_type: int) -> list[NodeProto]:

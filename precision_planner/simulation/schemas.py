@@ -15,6 +15,9 @@ as in FP32, 10 fraction bits as in FP16; sums stay FP32.
 
 Source: NVIDIA A100 Tensor Core GPU Architecture whitepaper, "TF32"."""
 
+TF32_TRUNCATED = -20
+"""The same, cut off instead of rounded: of FP32 operands that a kernel hands to the tensor cores as they are."""
+
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 """Operators that TensorRT may compute in TF32."""
 

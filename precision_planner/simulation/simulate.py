@@ -45,6 +45,7 @@ from precision_planner.simulation.plans import (
 from precision_planner.simulation.rounding import apply_rounding
 from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.stash import expand_low_stash
+from precision_planner.simulation.tf32 import Tf32, check_tf32
 from precision_planner.simulation.typed import is_typed_low, widen
 from precision_planner.transforms.opset import raise_opset
 from precision_planner.typing.assignment import TypeAssignment
@@ -91,7 +92,7 @@ def prepare(
     assignment: TypeAssignment | None = None,
     semantics: Semantics = "typed",
     weights: WeightPolicy | None = None,
-    tf32: bool = False,
+    tf32: Tf32 = False,
     accumulation: Accumulation = "fp32",
 ) -> Simulation:
     """The FP32 model that computes what a 16-bit one would.
@@ -106,11 +107,12 @@ def prepare(
       semantics: "typed" or "fused", see the module.
       weights: "ieee" or "saturate"; by default what the semantics say. An assignment is written with saturated
         masks by the conversion, so it is simulated so.
-      tf32: products that stay in FP32 take their operands in TF32, as a build with TF32 allowed does.
+      tf32: products that stay in FP32 take their operands in TF32, as a build with TF32 allowed does: True or "nearest"
+        rounded, "truncated" with both operands cut off where both are computed, the worst that was seen.
       accumulation: "fp32", or "fp16" for products that compute in FP16: what a weakly typed builder may choose.
 
     Raises:
-      ConversionError: unknown precision, semantics or accumulation, or an assignment for a typed model.
+      ConversionError: unknown precision, semantics, accumulation or tf32, or an assignment for a typed model.
       SelectorError: an entry of `keep_fp32` matches nothing.
     """
     if semantics not in ("typed", "fused"):
@@ -121,6 +123,7 @@ def prepare(
         raise ConversionError(f"weights {weights!r} are unknown; use ieee or saturate")
     if accumulation not in ("fp32", "fp16"):
         raise ConversionError(f"accumulation {accumulation!r} is unknown; use fp32 or fp16")
+    check_tf32(tf32)
     by_default = semantics == "fused" or assignment is not None
     saturating = weights == "saturate" or (weights is None and by_default)
     policy: Overflow = "saturate" if saturating else "inf"
@@ -149,8 +152,9 @@ def prepare(
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
     if tf32:
         index = GraphIndex(wide.proto)
-        plan = with_tf32(plan, index, element_types(wide, index))
+        plan = with_tf32(plan, index, element_types(wide, index), tf32)
         description += ", kept products in TF32"
+        description += " (those of two computed values truncated)" if tf32 == "truncated" else ""
     if semantics == "fused":
         plan = fuse_chains(plan, GraphIndex(wide.proto))
     if accumulation == "fp16":

@@ -76,11 +76,14 @@ def measure_contributions(
       clock: of the budget.
     """
     wanted = frozenset(regions)
-    atoms = [atom for atom in space.atoms(decisions) if atom.region in wanted]
-    rest = tuple(atom for atom in space.atoms(decisions) if atom.region not in wanted)
+    all_atoms = space.atoms(decisions)
+    atoms = [atom for atom in all_atoms if atom.region in wanted and not atom.added]
+    added = [atom for atom in all_atoms if atom.added and atom.readers <= wanted]
+    rest = tuple(atom for atom in all_atoms if atom.region not in wanted and not atom.added)
     room = max(2, clock.left(SHARE) - 1)
-    size = max(1, math.ceil(len(atoms) / room))
-    groups = [tuple(atoms[at : at + size]) for at in range(0, len(atoms), size)]
+    size = max(1, math.ceil((len(atoms) + len(added)) / room))
+    # what goes and what comes with raising share no group
+    groups = [tuple(kind[at : at + size]) for kind in (atoms, added) for at in range(0, len(kind), size)]
 
     # an output counts by how much of its own bounds its error takes
     weights = {

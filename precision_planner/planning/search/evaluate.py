@@ -22,8 +22,9 @@ from precision_planner.simulation.plans import (
     with_accumulation,
     with_tf32,
 )
-from precision_planner.simulation.rounding import RoundingPlan
-from precision_planner.simulation.schemas import ELEMENT_TYPES
+from precision_planner.simulation.rounding import EdgeKey, RoundingPlan
+from precision_planner.simulation.schemas import ELEMENT_TYPES, TF32_TRUNCATED
+from precision_planner.simulation.tf32 import Tf32
 from precision_planner.simulation.variants import BlockRunner
 from precision_planner.typing import Decision, TypeAssignment, TypingOptions, assign_types
 
@@ -58,7 +59,7 @@ class Setting:
         may do, chains of pointwise operators kept in a kernel and weights saturated.
       bounds: the tolerance.
       own: one's own metrics by name.
-      tf32: the build lets products that stay in FP32 use TF32.
+      tf32: the build lets products that stay in FP32 use TF32, False, "nearest" (True) or "truncated".
       weights: what the conversion makes of weights that the type cannot hold: "saturate" or "inf".
       accumulation: how products in FP16 add up: "fp32" or "fp16".
     """
@@ -68,7 +69,7 @@ class Setting:
     bounds: tuple[Tolerance, ...]
     own: Mapping[str, OwnMetric] = field(default_factory=dict)
     weights: Overflow = "saturate"
-    tf32: bool = False
+    tf32: Tf32 = False
     accumulation: Accumulation = "fp32"
 
 
@@ -78,6 +79,7 @@ class Evaluator:
     Attributes:
       runner: the model, in the form that is run.
       types: of its values.
+      truncated: operands that TF32 truncates where they and the product that reads them are in FP32.
 
     Args:
       model: fused, in FP32.
@@ -96,6 +98,8 @@ class Evaluator:
         self.runner = BlockRunner(model, [*batches, *few], threads=threads)
         self.types = infer_types(self.runner.model, self.runner.index)
         self._elements = element_types(self.runner.model, self.runner.index, self.types)
+        everything = with_tf32(RoundingPlan(), self.runner.index, self._elements, setting.tf32).edges
+        self.truncated: frozenset[EdgeKey] = frozenset(e for e, kind in everything.items() if kind == TF32_TRUNCATED)
         self._all = range(len(batches))
         self._few = range(len(batches), len(batches) + len(few)) if few else self._all
         try:
@@ -123,8 +127,7 @@ class Evaluator:
             elem_type = ELEMENT_TYPES[self.setting.options.precision]
             brain = [typing.node for typing in assignment.nodes.values() if typing.compute == "bf16"]
             plan = all_low(self.runner.model, index, elem_type, kept, "saturate", brain)
-        if self.setting.tf32:
-            plan = with_tf32(plan, index, self._elements)
+        plan = with_tf32(plan, index, self._elements, self.setting.tf32)
         if self.setting.accumulation == "fp16":
             plan = with_accumulation(plan, self.runner.model, index, self.types)
         return plan if strong else fuse_chains(plan, index)

@@ -56,13 +56,14 @@ class Cover:
         self._offers = [offer for offer in offers if offer]
         self._prefixes = self._greedy()
         self._prices = [self._costs.total(raised) for raised in self._prefixes]
+        self._energies = [self._model.energy(raised) for raised in self._prefixes]
 
     def raised(self, energy: float) -> frozenset[int]:
-        """A cheap set that brings the expected squared error down to `energy`; all that helps where none does."""
-        reached = next((n for n, raised in enumerate(self._prefixes) if self._model.energy(raised) <= energy), None)
-        if reached is None:
-            return self._prefixes[-1]
-        further = min(range(reached, len(self._prefixes)), key=lambda n: self._prices[n])
+        """A cheap set that brings the expected squared error down to `energy`; the best there is where none does."""
+        reaching = [n for n, found in enumerate(self._energies) if found <= energy]
+        if not reaching:
+            return self._prefixes[min(range(len(self._prefixes)), key=lambda n: (self._energies[n], n))]
+        reached, further = reaching[0], min(reaching, key=lambda n: self._prices[n])
         plans = [self._polished(self._prefixes[n], energy) for n in dict.fromkeys((reached, further))]
         best = min(plans, key=self._rank)
         for raised in self._prefixes[max(0, reached - LOOK_BACK) : reached]:
@@ -94,8 +95,9 @@ class Cover:
                 if self._costs.added(frozenset({number}), lower) >= 0 and self._model.energy(lower) <= energy:
                     raised = lower
             for number in sorted(self._allowed - raised):
-                if self._costs.added(frozenset({number}), raised) < -NOTHING:
-                    raised |= {number}
+                more = raised | {number}
+                if self._costs.added(frozenset({number}), raised) < -NOTHING and self._model.energy(more) <= energy:
+                    raised = more
             if raised == before:
                 break
         return raised

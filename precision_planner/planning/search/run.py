@@ -78,12 +78,18 @@ def find_plan(
         regions = find_regions(evaluator.runner.model, index, evaluator.types, evaluator.assign(base))
         space = Space(
             regions,
-            plan_costs(index, regions, shapes, CostModel(setting.tf32, target.fused_attention)),
+            plan_costs(index, regions, shapes, CostModel(bool(setting.tf32), target.fused_attention)),
             base,
             fixed,
             lambda region: chosen.may_raise(index, region),
             lambda region: target.bf16_opset is not None and _all_in_bf16(index, region),
-            lambda decisions: atoms_of(evaluator.rounding(decisions), index, regions, tf32=setting.tf32),
+            lambda decisions: atoms_of(
+                evaluator.rounding(decisions),
+                index,
+                regions,
+                tf32=bool(setting.tf32),
+                truncated=evaluator.truncated,
+            ),
         )
         numbers = region_of(regions)
 
