@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,15 @@ from onnx import helper
 from benchmarks.tensorrt86.validation import seeded
 from benchmarks.tensorrt86.validation.metrics import compare
 
-CASES = ("segformer-128", "segformer", "segformer-fused")
+CASES = ("segformer-128", "segformer", "segformer-fused", "segformer-shallow-128", "segformer-two-stages-64")
 READER = "/m/decode_head/linear_projections.{}/Reshape"
-SHARED = (0, 1, 2)
-"""Stages whose output a convolution reads too."""
-STAGES = ((), SHARED, (3,), (0, 1, 2, 3), (0, 1), (0, 2), (1, 2))
-"""What is tried: nothing; the shared ones; others, for comparison."""
+
+
+def stages_tried(count: int) -> list[tuple[int, ...]]:
+    """Which of some stages are misread: none; those whose output a convolution reads too; others, for comparison."""
+    shared = tuple(range(count - 1))  # all but the last have a next stage, which begins with a convolution
+    tried = [(), shared, (count - 1,), (*shared, count - 1), *combinations(shared, 2)]
+    return list(dict.fromkeys(tried))
 
 
 def misread(model: onnx.ModelProto, readers: Collection[str]) -> onnx.ModelProto:
@@ -79,13 +83,14 @@ def main(folder: str) -> None:
             inputs = dict(file)
         expected = run(model, inputs)
         found = {}
-        for stages in STAGES:
+        names = {node.name for node in model.graph.node}
+        for stages in stages_tried(sum(READER.format(stage) in names for stage in range(9))):
             said = "nothing" if not stages else "stage " + ", ".join(map(str, stages))
             changed = misread(model, {READER.format(stage) for stage in stages})
             found[f"{said} misread"] = compare(expected, run(changed, inputs))
-        for kind in ("fp16", "half", "fp32"):
-            engine = engines.get(f"{case}.{kind}.L0", {})
-            found |= {f"TensorRT {kind}, level 0": metrics for metrics in engine.get("outputs", {}).values()}
+        for kind, level in product(("fp16", "half", "fp32"), range(6)):
+            engine = engines.get(f"{case}.{kind}.L{level}", {})
+            found |= {f"TensorRT {kind}, level {level}": metrics for metrics in engine.get("outputs", {}).values()}
         for name, metrics in found.items():
             values = f"{metrics['rel_l2']:.4g} | {metrics['sad']:.5g} | {metrics['max_abs']:.3g}"
             print(f"| {case} | {name} | {values} | {metrics['flipped']} of {metrics['rows']} |", flush=True)
