@@ -299,3 +299,15 @@ def test_a_model_counts_once_by_its_highest_level() -> None:
     assert lines[2].startswith("forced half: 1 models, verdict right in 0,")
     assert "Missed: m at level 0, m at level 1." in lines
     assert "Tried, but not built in the time there was: m (forced half at level 3, `--fp16` at level 2)." in lines
+
+
+def test_engines_with_the_error_of_misread_planes_are_told_from_others() -> None:
+    outputs = json.loads(line(error=1e-3))["outputs"]
+    case = {"exporter": "e", "opset": 17, "predicted": {way: {"outputs": outputs} for way in WAYS}}
+    engines = dict(enumerate([engine("fp16", 3, 0.8645), engine("half", 3, 0.5), engine("fp16", 1, 1e-3)]))
+    found: dict[str, Any] = {"cases": {"m": case}, "engines": engines}
+    for misread_error, count in (({"m": 0.8644}, 1), ({"m": 0.7}, 0), ({}, 0)):
+        lines = summary(rows_of(found), found | {"misread": misread_error})
+        (said,) = (one for one in lines if "misread planes" in one)
+        assert said.startswith(f"Of the 2 engines missed {count} have")
+        assert said.endswith(f"otherwise: {2 - count}.")
