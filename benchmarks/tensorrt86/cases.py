@@ -42,6 +42,12 @@ HEAD = "/pooler/*,/classifier/*,/Softmax"
 RESIDUAL = "/encoder/layer.*/attention/output/Add,/encoder/layer.*/output/Add"
 FFN = "/encoder/layer.*/intermediate/*,/encoder/layer.*/output/dense/*"
 TF32 = {"build": {"tf32": True}}
+QKV = ",".join(f"/encoder/layer.{{}}/attention/self/{part}/*" for part in ("query", "key", "value"))
+ATTENDED, UP, DOWN = (f"/encoder/layer.*/{part}/dense/*" for part in ("attention/output", "intermediate", "output"))
+ATTENTION = (
+    "/encoder/layer.*/attention/self/MatMul*,/encoder/layer.*/attention/self/Div,/encoder/layer.*/attention/self/Add,"
+    "/encoder/layer.*/attention/self/Softmax,/Cast,/Sub,/Mul"
+)
 
 
 def candidates(preset: str) -> dict[str, dict[str, Any]]:
@@ -67,7 +73,22 @@ def candidates(preset: str) -> dict[str, dict[str, Any]]:
         "last": {"keep_fp32": [HEAD, last], **norms, **TF32},
         "gemms": {"keep_fp32": [HEAD, "/encoder/*/MatMul"], **TF32},
     }
+    found |= {name: {"keep_fp32": kept, "fuse": (), **norms, **TF32} for name, kept in by_product(preset).items()}
     return {name: {**options, **quick} for name, options in found.items()}
+
+
+def by_product(preset: str) -> dict[str, list[str]]:
+    """Name -> what is kept in FP32 beside LayerNorms, embeddings, residual sums and head: products by their place."""
+    stream = [HEAD, RESIDUAL, "layernorm", "/embeddings/*"]
+    every = QKV.replace("{}", "*")
+    but_last = ",".join(QKV.replace("{}", str(layer)) for layer in range(PRESETS[preset].layers - 1))
+    return {
+        "D1": [*stream, every, ATTENDED, UP, DOWN],  # all products with weights; attention and GELU in FP16
+        "D3": [*stream, every],
+        "D4": stream,
+        "E1": [*stream, every, ATTENDED, DOWN, ATTENTION],  # FP16: the first FFN product and GELU
+        "E2": [*stream, but_last, ATTENDED, DOWN, ATTENTION],  # and the last layer's Q, K, V
+    }
 
 
 def reference(path: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

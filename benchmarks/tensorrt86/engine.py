@@ -5,8 +5,9 @@
     engine.py run CASE KIND OUT         measures it, and prints RESULT {...}
 
 CASE is a folder made by cases.py: model.onnx (FP32, as exported), inputs.npz, expected.npz, plan/, plan-NAME/.
-KIND: fp32 (TF32 off), tf32, fp16 (--fp16 alone), half (every layer and output held to FP16), fp16-fused (--fp16 on the
-plan's fused model), plan, plan-NAME (by the build.py of that folder).
+KIND: fp32 (TF32 off), tf32, fp16 (--fp16 alone), half (every layer and output held to FP16), fp16-wide and half-wide
+(the same, but products write FP32), fp16-fused (--fp16 on the plan's fused model; fp16-wide-fused, half-wide-fused
+likewise), plan, plan-NAME (by the build.py of that folder).
 
 Runs under Python 3.8 to 3.10 with tensorrt, polygraphy and numpy; imports nothing of the planner. A process of its own
 per engine, because TensorRT keeps the first logger it is given; building and running apart, so that several engines can
@@ -38,6 +39,18 @@ class Log(trt.ILogger):
         self.file.write("[%s] %s\n" % (str(severity).rsplit(".", 1)[-1], message))
 
 
+PRODUCTS = (trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.FULLY_CONNECTED, trt.LayerType.CONVOLUTION)
+
+
+def widen_products(network):
+    """Let products read FP16 and write FP32: a kernel that writes FP32 has no reason to add up in FP16."""
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        if layer.type in PRODUCTS and layer.get_output(0).dtype in (trt.float32, trt.float16):
+            layer.precision = trt.float16
+            layer.set_output_type(0, trt.float32)
+
+
 def force_half(network):
     """Set precision and output types of every layer that computes floats to FP16."""
     left = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.CAST)  # nothing computed, or a type of its own
@@ -65,10 +78,13 @@ def build_plain(path, kind, arrays, log, adjust=None):
     config.clear_flag(trt.BuilderFlag.TF32)
     if kind == "tf32":
         config.set_flag(trt.BuilderFlag.TF32)
-    if kind == "half":
+    if kind.startswith("half"):
         force_half(network)
+    if "wide" in kind:
+        widen_products(network)
+    if kind.startswith("half") or "wide" in kind:
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    if kind == "half" or kind.startswith("fp16"):
+    if kind.startswith("half") or kind.startswith("fp16"):
         config.set_flag(trt.BuilderFlag.FP16)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspector
     profile = builder.create_optimization_profile()
@@ -174,7 +190,7 @@ def build(case, kind, arrays, stem):
     if kind.startswith("plan"):
         engine, said = build_plan(os.path.join(case, kind), stem + ".log")
     else:
-        model = "plan/model.onnx" if kind == "fp16-fused" else "model.onnx"
+        model = "plan/model.onnx" if kind.endswith("-fused") else "model.onnx"
         engine = build_plain(os.path.join(case, model), kind, arrays, Log(stem + ".log"))
     with open(stem + ".engine", "wb") as file:
         file.write(engine)

@@ -4,8 +4,8 @@
 
 A folder a probe: model.onnx (FP32), inputs.npz, expected.npz (float64 by `onnx.reference` on the model in doubles) and
 predicted.json: the errors of *ideal* FP16 (inputs and weights rounded to half, exact arithmetic, the result rounded)
-and of the planner's simulation: typed, fused, and fused with products that add up in FP16. `probes.py` then builds and
-measures them with TensorRT 8.6.
+and of the planner's simulation: typed, fused, and fused with products that add up in FP16; of TF32 by `tf32.py`.
+`probes.py` then builds and measures them with TensorRT 8.6.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from benchmarks.tensorrt86 import tf32
 from benchmarks.tensorrt86.metrics import errors
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.simulation import simulate
@@ -189,18 +190,18 @@ def softmax(name: str, length: int, lowest: float) -> Probe:
     return s.probe(masked_softmax(s, scores, length, lowest))
 
 
-def attention(name: str, scaling: str, spread: float) -> Probe:
+def attention(name: str, scaling: str, spread: float, length: int = 300, head: int = HEAD) -> Probe:
     """QK^T, scale, mask, softmax, PV; scores with this standard deviation. `scaling`: "q", "div" or "mul"."""
-    s, length = Sketch(name), 300
-    shape = (BATCH, HEADS, length, HEAD)
+    s = Sketch(name)
+    shape = (BATCH, HEADS, length, head)
     query, key, value = s.input(s.normal(*shape, scale=spread)), s.input(s.normal(*shape)), s.input(s.normal(*shape))
     if scaling == "q":
-        query = s.op("Mul", query, s.weight(HEAD**-0.5))
+        query = s.op("Mul", query, s.weight(head**-0.5))
     scores = s.op("MatMul", query, s.op("Transpose", key, perm=[0, 1, 3, 2]))
     if scaling == "div":
-        scores = s.op("Div", scores, s.weight(HEAD**0.5))
+        scores = s.op("Div", scores, s.weight(head**0.5))
     if scaling == "mul":
-        scores = s.op("Mul", scores, s.weight(HEAD**-0.5))
+        scores = s.op("Mul", scores, s.weight(head**-0.5))
     return s.probe(s.op("MatMul", masked_softmax(s, scores, length, LOWEST), value))
 
 
@@ -238,6 +239,8 @@ def probes() -> dict[str, Callable[[], Probe]]:
     for spread in (1.0, 5.0):
         for scaling in ("q", "div", "mul"):
             add(f"attention-{scaling}-spread{spread:g}", attention, scaling, spread)
+    for length, head in ((128, 64), (128, 32), (300, 32)):
+        add(f"attention-div-spread1-{length}x{head}", attention, "div", 1.0, length, head)
     for massive in (False, True):
         word = "massive" if massive else "ordinary"
         for before in ("add", "dense"):
@@ -251,7 +254,7 @@ def probes() -> dict[str, Callable[[], Probe]]:
     for kind in ACTIVATIONS:
         add(f"dense-{kind}-scale1", activation, kind, 1.0, True)
     add("dense-gelu-erf-scale4", activation, "gelu-erf", 4.0, True)
-    for rows in (HIDDEN, INNER):
+    for rows in (HIDDEN // 2, HIDDEN, INNER):
         for scale in (1.0, 1000.0):
             add(f"gemm-k{rows}-out{scale:g}", gemm, rows, scale, False, False)
         add(f"gemm-k{rows}-bias", gemm, rows, 1.0, True, False)
@@ -319,6 +322,9 @@ def predict(probe: Probe, expected: Array) -> dict[str, Any]:
             probe.model, probe.inputs, semantics=semantics, weights="saturate", accumulation=accumulation
         )
         predicted[name] = errors(expected, simulated[output])
+    predicted["tf32"] = errors(expected, tf32.answer(probe.model, probe.inputs, truncate=False))
+    if tf32.weighs(probe.model):
+        predicted["tf32-truncated"] = errors(expected, tf32.answer(probe.model, probe.inputs, truncate=True))
     return predicted
 
 

@@ -19,7 +19,7 @@ import time
 import numpy as np
 
 KINDS = os.environ.get("KINDS", "fp16,half").split(",")
-LIMIT = 100  # seconds a probe
+LIMIT = float(os.environ.get("LIMIT", "100"))  # seconds a probe
 
 
 def layers(engine_bytes, arrays, log):

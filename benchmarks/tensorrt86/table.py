@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results.json")
-ORDER = ("fp32", "tf32", "fp16", "fp16-fused", "plan")
+ORDER = ("fp32", "tf32", "tf32-again", "fp16", "fp16-fused", "plan")
+EXACT, ALIKE = 1e-5, 0.01
+"""Mean SAD that only FP32 stays below; what share TF32 engines of the same kernels differ by."""
 
 
 def merge(paths: list[str], gpu: str) -> None:
@@ -26,9 +28,18 @@ def merge(paths: list[str], gpu: str) -> None:
     RESULTS.write_text(json.dumps([found[key] for key in sorted(found)], indent=1, sort_keys=True) + "\n")
 
 
-def holds(result: dict[str, Any], full: float) -> str:
-    """What the engine came out as: FP32 where it is as large as the case's FP32 engine."""
-    return "FP32" if result["engine_mb"] > 0.98 * full else "mixed" if result["kind"].startswith("plan") else "FP16"
+def holds(result: dict[str, Any], plain: dict[str, list[dict[str, Any]]]) -> str:
+    """What the engine came out as, by its size and error beside the case's plain engines (kind -> engines).
+
+    FP32, or wholly TF32, where it is as large and as exact; FP32 weights where it is only as large.
+    """
+    error = result["outputs"]["probability"]["sad_mean"]
+    if result["engine_mb"] > 0.98 * plain["fp32"][0]["engine_mb"] and error is not None:
+        if error < EXACT:
+            return "FP32"
+        tf32 = [engine["outputs"]["probability"]["sad_mean"] for engine in plain["tf32"]]
+        return "TF32" if any(abs(error / other - 1) < ALIKE for other in tf32) else "mixed, FP32 weights"
+    return "mixed" if result["kind"].startswith("plan") else "FP16"
 
 
 def rows(results: list[dict[str, Any]]) -> list[str]:
@@ -42,7 +53,10 @@ def rows(results: list[dict[str, Any]]) -> list[str]:
         "| GPU | case | engine | SAD worst | SAD mean | top-1 | not finite | ms at 1 | 8 | 40 | MB | came out |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    full = {(result["gpu"], result["case"]): result["engine_mb"] for result in results if result["kind"] == "fp32"}
+    plain: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for result in results:
+        engines = plain.setdefault((result["gpu"], result["case"]), {"fp32": [], "tf32": []})
+        engines.setdefault(result["kind"].partition("-again")[0], []).append(result)
     for result in sorted(results, key=place):
         output = result["outputs"].get("probability")
         if output is None:
@@ -58,7 +72,7 @@ def rows(results: list[dict[str, Any]]) -> list[str]:
             str(output["nonfinite"]),
             *times,
         ]
-        cells += [f"{result['engine_mb']:.0f}", holds(result, full[result["gpu"], result["case"]])]
+        cells += [f"{result['engine_mb']:.0f}", holds(result, plain[result["gpu"], result["case"]])]
         out.append("| " + " | ".join(cells) + " |")
     return out
 

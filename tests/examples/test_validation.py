@@ -20,7 +20,7 @@ from benchmarks.tensorrt86.validation import __main__ as report
 from benchmarks.tensorrt86.validation import metrics, seeded
 from benchmarks.tensorrt86.validation.lowering import lower
 from benchmarks.tensorrt86.validation.misread import misread
-from benchmarks.tensorrt86.validation.table import Row
+from benchmarks.tensorrt86.validation.table import WAYS, Row, rows_of, summary
 from precision_planner.diffing import verdict as planner
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.numerics.metrics import tensor_metrics
@@ -279,3 +279,35 @@ def test_the_documentation_has_the_table_of_the_results() -> None:
     assert report.report(json.loads(report.RESULTS.read_text())) in text, (
         "put into docs/simulation.md what `python -m benchmarks.tensorrt86.validation` prints"
     )
+
+
+def engine(kind: str, level: int, error: float | None) -> dict[str, Any]:
+    """An engine of results.json; not built where there is no error."""
+    about: dict[str, Any] = {"case": "m", "kind": kind, "level": level}
+    return about | ({"error": "slow"} if error is None else json.loads(line(kind, error)))
+
+
+def test_a_model_counts_once_by_its_highest_level() -> None:
+    outputs = json.loads(line(error=1e-3))["outputs"]
+    case = {"exporter": "e", "opset": 17, "predicted": {way: {"outputs": outputs} for way in WAYS}}
+    engines = [engine("fp16", 0, 0.5), engine("half", 3, None), engine("fp16", 1, 1e-3), engine("half", 1, 0.5)]
+    found = {"cases": {"m": case}, "engines": dict(enumerate([*engines, engine("fp16", 2, None)]))}
+    rows = rows_of(found)
+    assert [(row.level, row.kind) for row in rows] == [(1, "fp16"), (1, "half"), (0, "fp16")]
+    lines = summary(rows, found)
+    assert lines[0].startswith("`--fp16` or forced half: 1 models, verdict right in 1,")
+    assert lines[2].startswith("forced half: 1 models, verdict right in 0,")
+    assert "Missed: m at level 0, m at level 1." in lines
+    assert "Tried, but not built in the time there was: m (forced half at level 3, `--fp16` at level 2)." in lines
+
+
+def test_engines_with_the_error_of_misread_planes_are_told_from_others() -> None:
+    outputs = json.loads(line(error=1e-3))["outputs"]
+    case = {"exporter": "e", "opset": 17, "predicted": {way: {"outputs": outputs} for way in WAYS}}
+    engines = dict(enumerate([engine("fp16", 3, 0.8645), engine("half", 3, 0.5), engine("fp16", 1, 1e-3)]))
+    found: dict[str, Any] = {"cases": {"m": case}, "engines": engines}
+    for misread_error, count in (({"m": 0.8644}, 1), ({"m": 0.7}, 0), ({}, 0)):
+        lines = summary(rows_of(found), found | {"misread": misread_error})
+        (said,) = (one for one in lines if "misread planes" in one)
+        assert said.startswith(f"Of the 2 engines missed {count} have")
+        assert said.endswith(f"otherwise: {2 - count}.")

@@ -13,7 +13,17 @@ import precision_planner as pp
 from precision_planner.diffing import compare
 from precision_planner.model import Model, NodeId
 from precision_planner.numerics.tolerance import parse_tolerances
-from precision_planner.planning.search import Budget, Evaluator, Judgement, Region, Setting, Space, find_regions, search
+from precision_planner.planning.search import (
+    Budget,
+    Evaluator,
+    Judgement,
+    PlanCosts,
+    Region,
+    Setting,
+    Space,
+    find_regions,
+    search,
+)
 from precision_planner.planning.search.budget import Clock
 from precision_planner.planning.search.evaluate import Question
 from precision_planner.planning.search.noise import Atom, NoiseModel, atoms_of
@@ -116,7 +126,7 @@ def test_a_search_leaves_low_what_tf32_makes_worse() -> None:
             answers.append(Judgement(score, {"y": energy}, {"y:sad": math.sqrt(energy)}, {"y": score}))
         return answers
 
-    space = Space(regions, (1.0, 1.0), {}, atoms=lambda decisions: atoms)
+    space = Space(regions, PlanCosts([1.0, 1.0]), {}, atoms=lambda decisions: atoms)
     found = search(space, ask, Clock(Budget(100)))
     assert found.passed
     assert found.state.raised == {0}

@@ -134,6 +134,19 @@ def segformer_small() -> nn.Module:
     )
 
 
+def segformer_two_stages() -> nn.Module:
+    """The smallest that still has a stage which the next stage's convolution and the head both read."""
+    return segformer(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[8, 1], hidden_sizes=[32, 64], patch_sizes=[7, 3],
+        strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[4, 4],
+    )  # fmt: skip
+
+
+def segformer_shallow() -> nn.Module:
+    """B0's widths and four stages, one block each."""
+    return segformer(depths=[1, 1, 1, 1])
+
+
 def convnext() -> nn.Module:
     config = t.ConvNextConfig(
         hidden_sizes=[64, 128, 256], depths=[2, 2, 2], num_stages=3, num_labels=100, layer_scale_init_value=0.5
@@ -141,11 +154,11 @@ def convnext() -> nn.Module:
     return spread(t.ConvNextForImageClassification(config))
 
 
-def mobilevit() -> nn.Module:
+def mobilevit(size: int = 256) -> nn.Module:
     config = t.MobileViTConfig(
-        image_size=256, num_labels=100, hidden_sizes=[96, 128, 160], neck_hidden_sizes=[16, 32, 48, 64, 96, 128, 320]
+        image_size=size, num_labels=100, hidden_sizes=[96, 128, 160], neck_hidden_sizes=[16, 32, 48, 64, 96, 128, 320]
     )
-    return warm_batch_norms(eager(t.MobileViTForImageClassification(config)), image(4, 256))
+    return warm_batch_norms(eager(t.MobileViTForImageClassification(config)), image(4, size))
 
 
 def poolformer() -> nn.Module:

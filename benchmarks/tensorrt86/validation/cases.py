@@ -63,11 +63,14 @@ SEGFORMERS: dict[str, Case] = {
     "segformer-spread": Case(lambda a: a.spread(a.segformer()), "torchscript", 16, _image(1, 256), **LOGITS),
     "segformer-128": Case(lambda a: a.segformer(), "torchscript", 16, _image(2, 128), **LOGITS),
     "segformer-small": Case(lambda a: a.segformer_small(), "torchscript", 16, _image(2, 128), **LOGITS),
+    "segformer-two-stages-64": Case(lambda a: a.segformer_two_stages(), "torchscript", 16, _image(2, 64), **LOGITS),
+    "segformer-shallow-128": Case(lambda a: a.segformer_shallow(), "torchscript", 16, _image(2, 128), **LOGITS),
 }
 """Decomposed forms; jobs.py says in which of them the first wrong value is searched for."""
 CASES: dict[str, Case] = {
     **SEGFORMERS,
     "segformer-fused": Case(lambda a: a.segformer(), "torchscript", 17, _image(1, 512), **LOGITS),
+    "segformer-shallow-128-fused": Case(lambda a: a.segformer_shallow(), "torchscript", 17, _image(2, 128), **LOGITS),
     "bert": Case(lambda a: a.bert(), "torchscript", 13, _ids),
     "bert-dynamo": Case(lambda a: a.bert(), "dynamo", 18, _ids),
     "bert-tiny-activations": Case(lambda a: a.bert_tiny_activations(0.011), "torchscript", 13, _ids),
@@ -89,6 +92,7 @@ CASES: dict[str, Case] = {
     "convnext-dynamo": Case(lambda a: a.convnext(), "dynamo", 18, _image(2, 128), **LOGITS),
     "poolformer": Case(lambda a: a.poolformer(), "torchscript", 16, _image(2, 128), **LOGITS),
     "mobilevit": Case(lambda a: a.mobilevit(), "torchscript", 16, _image(4, 256), **LOGITS),
+    "mobilevit-128": Case(lambda a: a.mobilevit(128), "torchscript", 16, _image(4, 128), **LOGITS),
     "swin": Case(lambda a: a.swin(), "torchscript", 16, _image(4, 224)),
     "resnet": Case(lambda a: a.resnet(), "torchscript", 13, _image(2, 128), **LOGITS),
     "resnet-pixels": Case(lambda a: a.resnet_pixels(), "torchscript", 13, lambda a: a.pixels(2, 128), **LOGITS),

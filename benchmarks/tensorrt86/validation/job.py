@@ -126,8 +126,8 @@ def build(job, work, log):
         outputs, _ = engine.run(plan, inputs, log)
         result["outputs"] = {name: metrics.compare(expected[name], array) for name, array in outputs.items()}
         result["verdict"] = metrics.verdict(result["outputs"])
-        if "begin" in job and result["verdict"] != "fine":  # what it is instead may say what went wrong
-            np.savez_compressed(stem + ".wrong.npz", **{n: a[:1].astype(np.float16) for n, a in outputs.items()})
+        if result["verdict"] != "fine":  # what it is instead may say what went wrong
+            np.savez_compressed(stem + ".wrong.npz", **{name: array[:1] for name, array in outputs.items()})
         result["counts"], layers = building.describe(plan, log)
         write_json(stem + ".layers", layers)
         if "cut" in job and len(layers) <= SHOWN:

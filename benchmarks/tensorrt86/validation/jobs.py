@@ -14,7 +14,7 @@ LEVELS = {
     name: 1
     for name in (
         "resnet", "resnet-pixels", "unet", "style", "style-written", "convnext", "convnext-dynamo", "poolformer",
-        "mobilevit", "sam",
+        "mobilevit", "mobilevit-128", "sam",
     )
 }  # fmt: skip
 """Builder optimization level where it is not TensorRT's 3: networks of convolutions, each of which has hundreds of

@@ -6,7 +6,8 @@
                                     default a sixth of the budget, 20 at most)
 
 Writes OUT/results.jsonl as it goes, OUT/searches.json, OUT/details.tar.gz (the inspector's layers of every engine),
-OUT/wrong.tar.gz (the first row that an engine of a part of a graph gave, where that was wrong) and OUT/summary.txt.
+OUT/wrong.tar.gz (the first row that an engine gave, where that was wrong) and OUT/summary.txt. A job may have a `limit`
+of its own; then it is not tried again at level 1.
 CASES/done.jsonl, the results.jsonl of an earlier run, names jobs that need not be done again.
 """
 
@@ -33,6 +34,8 @@ ARCHIVE = 12e6
 """Bytes that go into one archive, at most: the first results have precedence."""
 STARTING = 45
 """Seconds more that the first engine of a process may take."""
+PATIENCE = 20
+"""Seconds at the start in which no job overtakes one whose case is still being prepared."""
 
 
 class Builder:
@@ -86,6 +89,7 @@ class Work:
 
     def __init__(self, cases, out, work, budget):
         self.cases, self.out, self.work = cases, out, work
+        self.jobs = os.path.join(work, "jobs")
         self.start = time.monotonic()
         self.deadline = self.start + budget
         self.reserve = float(os.environ.get("RESERVE", min(20, budget / 6)))
@@ -146,7 +150,10 @@ class Work:
         """The next job, or None when nothing is ready now."""
         self.search_on()
         searching = sum("search" in job for job in self.running)
+        is_early = time.monotonic() - self.start < PATIENCE
         for place, job in enumerate(self.pending):
+            if is_early and job["case"] not in self.prepared:
+                return None
             if job["case"] in self.prepared and ("search" not in job or searching < SEARCHERS):
                 self.running.append(job)
                 return self.pending.pop(place)
@@ -157,7 +164,8 @@ class Work:
         for search in self.searches:
             if job.get("search") == search.prefix and "plain" in job:
                 search.learn(job["index"], self.error_of(result["id"]))
-        if "over its limit" in result.get("error", "") and job.get("level", 3) > 1 and "cut" not in job:
+        slow = "over its limit" in result.get("error", "")
+        if slow and job.get("level", 3) > 1 and "cut" not in job and "limit" not in job:
             self.pending.append(dict(job, level=1, priority=90))  # a faster build, if there is time at the end
         with open(os.path.join(self.out, "results.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
@@ -173,7 +181,7 @@ class Work:
 
     def build_all(self):
         """A thread's work: build what is ready, until there is nothing or no time left."""
-        builder = Builder(self.work, os.path.join(self.out, "jobs"))
+        builder = Builder(self.work, self.jobs)
         while True:
             with self.lock:
                 job = self.take()
@@ -182,8 +190,8 @@ class Work:
                     job = self.take()
                 if job is None or self.left() < 5:
                     break
-            path = os.path.join(self.out, "jobs", job["id"] + ".json")
-            said = builder.ask(job, float(os.environ.get("LIMIT", "90")), self.left())
+            path = os.path.join(self.jobs, job["id"] + ".json")
+            said = builder.ask(job, float(job.get("limit", os.environ.get("LIMIT", "90"))), self.left())
             result = {"id": job["id"], "case": job["case"], "kind": job["kind"], "job": job, "error": str(said)}
             if os.path.exists(path):
                 with open(path, encoding="utf-8") as file:
@@ -205,7 +213,8 @@ class Work:
             if case in self.whole:
                 command.append("searched")
             try:
-                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100)
+                limit = max(5, min(100, self.left()))
+                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit)
                 said = done.stdout.decode(errors="replace")[-600:] if done.returncode else None
             except subprocess.TimeoutExpired:
                 said = "over its limit"
@@ -225,9 +234,8 @@ class Work:
             if name not in self.done_before and "outputs" in result and name.split(".")[-1] in ("fp32", "fp16", "half")
             and "search" not in result["job"]
         ]  # fmt: skip
-        jobs = os.path.join(self.out, "jobs")
         while todo and self.deadline - time.monotonic() > 8:
-            command = [sys.executable, JOB, "time", self.work, jobs, *todo]
+            command = [sys.executable, JOB, "time", self.work, self.jobs, *todo]
             code = -1
             try:
                 code = subprocess.run(command, timeout=self.deadline - time.monotonic() - 4).returncode
@@ -235,7 +243,7 @@ class Work:
                 print("timing: no time left", flush=True)
             timed = []
             for name in todo:
-                with open(os.path.join(jobs, name + ".json"), encoding="utf-8") as file:
+                with open(os.path.join(self.jobs, name + ".json"), encoding="utf-8") as file:
                     result = json.load(file)
                 if "ms" in result:
                     self.results[name] = result
@@ -271,8 +279,8 @@ class Work:
 def main():
     cases, out = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
     work = os.environ.get("WORK", "/tmp/validation-work")
-    os.makedirs(os.path.join(out, "jobs"), exist_ok=True)
-    os.makedirs(work, exist_ok=True)
+    os.makedirs(out, exist_ok=True)
+    os.makedirs(os.path.join(work, "jobs"), exist_ok=True)
     todo = Work(cases, out, work, float(os.environ.get("BUDGET", "280")))
     threads = [threading.Thread(target=todo.prepare_all) for _ in range(PREPARERS)]
     threads += [threading.Thread(target=todo.build_all) for _ in range(int(os.environ.get("JOBS", "6")))]

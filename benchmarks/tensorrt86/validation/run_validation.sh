@@ -13,4 +13,3 @@ if [ -f "$cases" ]; then
   tar -xzf "$cases" -C "$unpacked" && cases=$unpacked
 fi
 "${TRT_PYTHON:-python3}" "$here/orchestrate.py" "$cases" "$out" 2>&1 | tee "$out/run.log"
-rm -rf "$out/jobs"
