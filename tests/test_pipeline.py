@@ -230,6 +230,21 @@ def test_a_weak_plan_keeps_the_types_and_names_its_constraints(massive) -> None:
         pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_bf16=["softmax"])
 
 
+def test_a_weak_plan_holds_low_layers_to_their_type_where_asked(massive) -> None:
+    path, inputs = massive
+    free = pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_fp32=["softmax"])
+    held = pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_fp32=["softmax"], hold_low=True)
+    assert set(free.plan.constraints) < set(held.plan.constraints)
+    added = {entry.outputs[0] for entry in set(held.plan.constraints) - set(free.plan.constraints)}
+    low = {node.output: node.op_type for node in held.plan.nodes if node.precision == "fp16"}
+    assert {name for name, op_type in low.items() if op_type in ("MatMul", "Gemm", "Add", "Mul", "Erf")} <= added
+    assert {low[name] for name in added}.isdisjoint({"Cast", "Reshape", "Transpose", "Unsqueeze", "Gather"})
+    kept = {(entry.precision, entry.output_type) for entry in set(held.plan.constraints) - set(free.plan.constraints)}
+    assert kept == {("fp16", "fp16")}
+    with pytest.raises(TargetError, match="strongly typed"):
+        pp.plan(path, target="tensorrt-11", inputs=inputs, hold_low=True)
+
+
 def _weak(nodes, initializers, **arguments):
     graph = helper.make_graph(
         nodes,

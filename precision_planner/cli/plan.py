@@ -44,6 +44,9 @@ from precision_planner.cli.options import fusion_kinds, graph_options
 @click.option("--builder-level", type=click.IntRange(0, 5), help="Builder optimization level.")
 @click.option("--version-compatible", is_flag=True, help="An engine that newer versions of TensorRT load.")
 @click.option("--hardware-compatible", is_flag=True, help="An engine for Ampere and every newer GPU.")
+@click.option(
+    "--hold-low", is_flag=True, help="Weakly typed targets: hold FP16 layers to FP16, too, not only kept ones to FP32."
+)
 @click.option("--no-calibrate", is_flag=True, help="Measure no activations: decide by what holds without data.")
 @graph_options
 @click.option("--no-verify", is_flag=True, help="Do not run onnxruntime on fused and typed models.")

@@ -132,6 +132,7 @@ def plan(
     stop: Callable[[], bool] | None = None,
     clock: Clock | None = None,
     without: Sequence[str] = (),
+    hold_low: bool = False,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> PlannedModel:
@@ -167,6 +168,8 @@ def plan(
       clock: of a budget that is used already, instead of `budget` and `stop`.
       without: repairs that are not applied (`planner rules` names them). A plan that misses its tolerance after
         `rescale_stream` is made again without it: FP16 keeps 11 bits of a large value at any scale, FP32 all.
+      hold_low: constrain the layers in the low precision, too, for a weakly typed target: the engine is then what the
+        plan says also where the builder finds another type faster.
       progress: called with what is being done.
       options: those of `rewrite`: keep_fp32, keep_bf16, only_low, keep_as, io_types, int32_inputs, weights, plugins.
 
@@ -183,12 +186,14 @@ def plan(
             target=target, precision=precision, inputs=inputs, tolerance=tolerance, headroom=headroom, policy=policy,
             rules=rules, only=only, disable=disable, min_shapes=min_shapes, opt_shapes=opt_shapes,
             max_shapes=max_shapes, build=build, calibrate=calibrate, surgery=surgery, fuse=fuse, verify=verify,
-            clock=used, jobs=jobs, scheduler=scheduler, metrics=metrics, without=without,
+            clock=used, jobs=jobs, scheduler=scheduler, metrics=metrics, without=without, hold_low=hold_low,
             progress=progress, **options,
         )  # fmt: skip
         return plan(source, **{**given, **changes})
 
     _check_target(chosen, precision, options)
+    if hold_low and chosen.strong:
+        raise TargetError(f"{chosen.name} is strongly typed: every layer is held to its type; leave --hold-low out")
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     bounds = parse_tolerances(tolerance)
@@ -245,7 +250,7 @@ def plan(
         built = result.typed
     else:
         built = weak_model(choice.model, fuse, data if verify and not obstacle else None, options)
-        constrained, mixed = constrained_nodes(result, built)
+        constrained, mixed = constrained_nodes(result, built, hold_low=hold_low)
         searched = None if found is None else found.data
         gain = searched is not None and not used.ended and left_to_gain(searched)
         if target == "tensorrt-8.6" and fuse and layernorms(built) > layernorms(model) and (mixed or gain):

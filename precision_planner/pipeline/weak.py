@@ -11,6 +11,7 @@ from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
 from precision_planner.planning import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
+from precision_planner.simulation.schemas import EXACT, POINTWISE
 
 __all__ = [
     "constant_values",
@@ -22,6 +23,10 @@ __all__ = [
     "weak_model",
     "with_norms",
 ]
+
+
+UNTYPED = EXACT - POINTWISE | {"Cast", "CastLike", "LayerNormalization"}
+"""Operators whose layers are not held to FP16: they compute nothing, have a type of their own, or need FP32 inside."""
 
 
 def weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
@@ -48,7 +53,7 @@ def with_norms(options: Mapping[str, Any]) -> list[str]:
     return [*([given] if isinstance(given, str) else given), "layernorm"]
 
 
-def constrained_nodes(result: RewriteResult, built: Model) -> tuple[dict[NodeId, str], bool]:
+def constrained_nodes(result: RewriteResult, built: Model, *, hold_low: bool = False) -> tuple[dict[NodeId, str], bool]:
     """The nodes of which a weak build must be told, and their precision: those that a decision keeps above the low one.
 
     A normalization kept as `compute` needs no constraint, for TensorRT computes INormalizationLayer in FP32 by
@@ -57,6 +62,12 @@ def constrained_nodes(result: RewriteResult, built: Model) -> tuple[dict[NodeId,
     LayerNorms are better left decomposed and constrained: the second result says that this is so. Nodes that no type
     but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants alone, which are computed
     before the engine is built.
+
+    Args:
+      result: of the rewrite.
+      built: the model that is built.
+      hold_low: constrain what is low, too: products, and what computes with their results. Otherwise the builder may
+        compute it in any type, and does where that is faster.
     """
     assert result.assignment is not None
     index = GraphIndex(built.proto)
@@ -65,9 +76,13 @@ def constrained_nodes(result: RewriteResult, built: Model) -> tuple[dict[NodeId,
     following: list[NodeId] = []
     for typing in result.assignment.nodes.values():
         found = index.find(typing.node)
-        if not typing.decided or found is None or found[0].kind != "main" or typing.node.output in folded:
+        if found is None or found[0].kind != "main" or typing.node.output in folded:
             continue
         if typing.compute == result.assignment.options.precision:
+            if hold_low and not typing.moves and typing.op_type not in UNTYPED:
+                chosen[typing.node] = typing.compute
+            continue
+        if not typing.decided:
             continue
         if typing.keep_as == "compute":
             following.append(typing.node)

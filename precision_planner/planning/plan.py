@@ -49,7 +49,7 @@ class Constraint:
     Attributes:
       node: the ONNX node's name, '' where it has none.
       outputs: its outputs, by which its layers are found where TensorRT does not know the name.
-      precision: the layer precision: 'fp32', or 'bf16' in a plan for FP16.
+      precision: the layer precision: 'fp32', 'bf16' in a plan for FP16, or the plan's own where that is held, too.
       output_type: the layer output type, the same: a layer computed in FP32 may otherwise still store FP16.
     """
 
