@@ -2,13 +2,17 @@
 
     python -m benchmarks.diff_layers [--rows 4,32]
 
-Memory is anonymous memory (mapped files are the kernel's to drop), sampled every 20 ms.
+Memory is anonymous memory (mapped files are the kernel's to drop), sampled every 20 ms. A plain inference is one run
+of a session that has run before; a line of its own compares whole processes, in which both sides import, load, create
+their sessions and touch their memory for the first time.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -33,7 +37,12 @@ def main() -> None:
     """Print one line a measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default="4,32")
-    sizes = [int(text) for text in parser.parse_args().rows.split(",")]
+    parser.add_argument("--infer", nargs=2, metavar=("MODEL", "NPZ"), help="only run a model once, plainly")
+    arguments = parser.parse_args()
+    if arguments.infer:
+        infer(*map(Path, arguments.infer))
+        return
+    sizes = [int(text) for text in arguments.rows.split(",")]
     spec = PRESETS["base"]
     peak = [0.0]
     done = threading.Event()
@@ -64,8 +73,37 @@ def main() -> None:
                     f"  diff --layers, {batches} batches, {len(found.layers)} values: {took[0]:.1f} s a batch, "
                     f"{took[0] / plain[0]:.1f} inferences ({took[1] / plain[1]:.1f} by CPU time), {peak[0]:.2f} GB"
                 )
+            print(whole_processes(path, inputs))
     done.set()
     watcher.join()
+
+
+def whole_processes(model: Path, inputs: dict[str, np.ndarray]) -> str:
+    """One line: a process that infers once beside `planner diff --layers`, which does its self-check too."""
+    given = str(model.with_suffix(".npz"))
+    np.savez(given, allow_pickle=False, **inputs)
+    options = ["--simulate", "fp16", "--semantics", "fused", "--layers", "--quiet"]
+    plain = process_seconds(["benchmarks.diff_layers", "--infer", str(model), given])
+    diff = process_seconds(["precision_planner", "diff", str(model), str(model), "--inputs", given, *options])
+    return (
+        f"  whole processes: one inference {plain[0]:.1f} s, planner diff --layers {diff[0]:.1f} s: "
+        f"{diff[0] / plain[0]:.1f} times ({diff[1] / plain[1]:.1f} by CPU time)"
+    )
+
+
+def process_seconds(arguments: list[str]) -> tuple[float, float]:
+    """(seconds, seconds of CPU) of a `python -m` command."""
+    start, before = time.perf_counter(), os.times()
+    subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - start, os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, spent
+
+
+def infer(model: Path, inputs: Path) -> None:
+    """Load a model and run it once, as it is."""
+    with np.load(inputs) as batch, Session(Model.load(model)) as session:
+        session.run(dict(batch))
 
 
 def clocks() -> tuple[float, float]:
