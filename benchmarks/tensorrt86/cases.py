@@ -74,6 +74,7 @@ def candidates(preset: str) -> dict[str, dict[str, Any]]:
         "gemms": {"keep_fp32": [HEAD, "/encoder/*/MatMul"], **TF32},
     }
     found |= {name: {"keep_fp32": kept, "fuse": (), **norms, **TF32} for name, kept in by_product(preset).items()}
+    found["E1h"] = {**found["E1"], "hold_low": True}
     return {name: {**options, **quick} for name, options in found.items()}
 
 

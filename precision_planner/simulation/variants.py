@@ -3,7 +3,8 @@
 The graph is cut into blocks of nodes. A block under a plan is a small session, made when it is first needed and kept;
 all of them share one set of weights. The values that cross the ends of the blocks are remembered for one plan, the
 base: another plan runs from the first block in which it differs on, and stops where its values are the base's again.
-A block is rounded by the same writer as a whole simulation, so a run gives bit by bit what `open_simulation` gives.
+A block is rounded by the same writer as a whole simulation, so a run gives bit by bit what `open_simulation` gives with
+as many threads: with another number of them onnxruntime adds up some products in another order.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 Only the ratios matter: they order the candidates. A kept region's result is written and read twice as wide, and so are
 its weights; a product loses the 16-bit tensor cores; a product inside an attention takes the attention apart where the
 target fuses it, so that the scores go through memory. A Cast beside a pointwise operator, a normalization or a softmax
-is part of that kernel and costs nothing; between two products it is a kernel of its own, which reads the value and
-writes it again (`python -m benchmarks.tensorrt86.kernels`). So what a region costs depends on its neighbors, and two
-neighboring products may cost more with one of them high than with both.
+is part of that kernel and costs nothing. Between two products it is a kernel of its own, which reads the value and
+writes it again; and where the value is reshaped or transposed on its way, as an attention's heads are, that is no
+longer part of a product's kernel either: three passes in all (`python -m benchmarks.tensorrt86.kernels massive.plan`).
+So what a region costs depends on its neighbors, and two neighboring products may cost more with one of them high than
+with both.
 
 The reference is NVIDIA's A100: 312 TFLOP/s in FP16, 156 in TF32, 19.5 in FP32, 1,555 GB/s (NVIDIA A100 Tensor Core GPU
 datasheet, https://www.nvidia.com/en-us/data-center/a100/). A kernel that is launched for nothing else takes 2 us.
@@ -16,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, prod
+from typing import TypeAlias
 
 from onnx import NodeProto
 
@@ -32,6 +35,8 @@ Shapes = Mapping[str, Sequence[int]]
 BYTES_PER_US = 1_555e9 / 1e6
 FLOP_PER_US = {"fp16": 312e12 / 1e6, "tf32": 156e12 / 1e6, "fp32": 19.5e12 / 1e6}
 LAUNCH_US = 2.0
+CAST_BYTES = 6
+MOVED_CAST_BYTES = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +149,21 @@ def plan_costs(
         own.append(_cost(index, region, handed, shapes, used))
         if region.kind != "gemm":
             continue
-        for value, readers in handed.items():
+        for value, (readers, direct) in handed.items():
             products = frozenset(reader for reader in readers if regions[reader].kind == "gemm")
             if products:
-                seams.append(Seam(number, products, 6 * _elements(value, shapes) / BYTES_PER_US + LAUNCH_US))
+                traffic = (CAST_BYTES if products & direct else MOVED_CAST_BYTES) * _elements(value, shapes)
+                seams.append(Seam(number, products, traffic / BYTES_PER_US + LAUNCH_US))
     return PlanCosts(own, seams)
 
 
-def _handed_on(index: GraphIndex, flow: Flow, number: int, region: Region) -> dict[str, frozenset[int]]:
+Readers: TypeAlias = tuple[frozenset[int], frozenset[int]]
+"""The regions that read a value, and those among them that read it as it was made, nothing having moved it."""
+
+
+def _handed_on(index: GraphIndex, flow: Flow, number: int, region: Region) -> dict[str, Readers]:
     """The values that leave a region, with the other regions that read them."""
-    found: dict[str, frozenset[int]] = {}
+    found: dict[str, Readers] = {}
     for identity in region.nodes:
         place = index.find(identity)
         if place is None:
@@ -162,13 +172,12 @@ def _handed_on(index: GraphIndex, flow: Flow, number: int, region: Region) -> di
         for value in scope.nodes[position].output:
             readers = flow.readers(scope, value) - {number} if value else frozenset()
             if value and (readers or scope.is_output(value)):
-                found[value] = readers
+                direct = {flow.region(scope, use.position) for use in scope.consumers(value)}
+                found[value] = readers, readers & direct
     return found
 
 
-def _cost(
-    index: GraphIndex, region: Region, handed: Mapping[str, frozenset[int]], shapes: Shapes, model: CostModel
-) -> float:
+def _cost(index: GraphIndex, region: Region, handed: Mapping[str, Readers], shapes: Shapes, model: CostModel) -> float:
     weights = flops = scores = 0.0
     for identity in region.nodes:
         found = index.find(identity)
@@ -181,7 +190,7 @@ def _cost(
             flops += _flops(scope, node, shapes)
             if region.attention and model.fused_attention:
                 scores += max(_elements(name, shapes) for name in (*node.input, *node.output) if name)
-    stored = fsum(_elements(value, shapes) * (1 + len(readers)) for value, readers in handed.items())
+    stored = fsum(_elements(value, shapes) * (1 + len(readers)) for value, (readers, _) in handed.items())
     # two bytes more an element, written once and read by each; scores, once they leave a fused kernel, four and four
     traffic = 2 * (weights + stored) + 2 * (4 + 4) * scores
     return traffic / BYTES_PER_US + flops * model.product + (2 * LAUNCH_US if scores else 0.0)

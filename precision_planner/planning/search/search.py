@@ -215,16 +215,21 @@ class _Search:
             self._remove(numbers[middle:])
 
     def measure_without(self) -> None:
-        """Measure the error without each region that is left; one that turns out not to be needed goes after all."""
+        """Measure the error without each region that is left; one that turns out not to be needed goes after all.
+
+        What is lowered on the way makes the measurements before it stale, so the last pass lowers nothing.
+        """
         while True:
-            kept = self._dearest_first()
-            states = [self._here.lowering(frozenset({number}), self.space.soft) for number in kept]
-            found = self._judge(states)
-            spare = next((state for state in states if self._meets(state) and self._is_no_dearer(state)), None)
-            if spare is None:
-                self.without = dict(zip(kept, found, strict=True))
+            found: dict[int, Judgement] = {}
+            for number in self._dearest_first():
+                lower = self._here.lowering(frozenset({number}), self.space.soft)
+                found[number] = self._judge([lower])[0]
+                if self._meets(lower) and self._is_no_dearer(lower):
+                    self._here = lower
+                    found = {}
+            if set(found) == set(self.space.kept(self._here)):
+                self.without = found
                 return
-            self._here = spare
 
     def _dearest_first(self) -> list[int]:
         costs = self.space.costs.regions
