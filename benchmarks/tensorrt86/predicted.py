@@ -1,6 +1,7 @@
 """Predict whole engines of results.json on a CPU, with sums in FP32 and in FP16, beside what was measured.
 
     python -m benchmarks.tensorrt86.predicted [PRESET...] [--rows 40]
+    python -m benchmarks.tensorrt86.predicted --plan CASES/massive/plan... [--gpu H100]
 
 The engines are built with `--fp16` from the fused model, and from it with the head, or head and softmaxes, held to
 FP32; `tf32` is FP32 with TF32 allowed, of which kernels round the operands to nearest or, in products of two computed
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Literal
 
 from benchmarks.tensorrt86.cases import HEAD, ROWS
 from benchmarks.tensorrt86.table import RESULTS
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.diffing import compare
+from precision_planner.model import NodeId
 from precision_planner.rewriting import rewrite
 from precision_planner.simulation.tf32 import Tf32
 
@@ -69,12 +72,44 @@ def rows(preset: str, count: int) -> list[str]:
     return lines
 
 
+def predict_plan(folder: Path) -> dict[str, float]:
+    """What a plan folder of `cases.py` is predicted to do on all rows of its case; its name says which preset."""
+    plan = json.loads((folder / "plan.json").read_text())
+    spec = PRESETS[folder.parent.name]
+    source = build_bert_classifier(spec)
+    fused = rewrite(source, precision="fp32", fuse=("layernorm",) if plan["fusions"] else (), verify=False).typed
+    kept = [NodeId((), entry["outputs"][0]) for entry in plan["constraints"] if entry["precision"] == "fp32"]
+    found = compare(
+        source, fused, sample_inputs(spec, rows=ROWS, sequence=spec.sequence), simulate="fp16", semantics="fused",
+        keep_fp32=kept, accumulation="fp16", tf32="truncated" if plan["build"]["tf32"] else False, layers=False,
+        self_check=False,
+    ).outputs[OUTPUT]  # fmt: skip
+    return {"sad": float(found.get("sad")), "sad_mean": float(found.sad_mean), "rel_l2": float(found.get("rel_l2"))}
+
+
+def store_plans(folders: list[str], gpu: str) -> None:
+    """Put plans' predictions beside what was measured in results.json, and print them."""
+    results = json.loads(RESULTS.read_text())
+    for folder in map(Path, folders):
+        predicted = predict_plan(folder)
+        for result in results:
+            if (result["gpu"], result["case"], result["kind"]) == (gpu, folder.parent.name, folder.name):
+                result["predicted"] = predicted
+                print(f"{folder}: {predicted['sad']:.2g}, measured {result['outputs'][OUTPUT]['sad']:.2g}", flush=True)
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
 def main() -> None:
     """Print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("presets", nargs="*", default=["massive", "minilm"])
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--plan", nargs="+", metavar="FOLDER")
+    parser.add_argument("--gpu", default="H100")
     arguments = parser.parse_args()
+    if arguments.plan:
+        store_plans(arguments.plan, arguments.gpu)
+        return
     heads = ["case", "engine", "GPU", "simulated"]
     heads += [
         f"{name}{what}" for name in ("SAD worst", "SAD mean", "relative L2") for what in ("", ", measured", ", ratio")

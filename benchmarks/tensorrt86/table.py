@@ -50,8 +50,9 @@ def rows(results: list[dict[str, Any]]) -> list[str]:
         return result["gpu"], result["case"], ORDER.index(kind) if kind in ORDER else len(ORDER), kind
 
     out = [
-        "| GPU | case | engine | SAD worst | SAD mean | top-1 | not finite | ms at 1 | 8 | 40 | MB | came out |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| GPU | case | engine | SAD worst | predicted | SAD mean "
+        "| top-1 | not finite | ms at 1 | 8 | 40 | MB | came out |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     plain: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for result in results:
@@ -67,7 +68,9 @@ def rows(results: list[dict[str, Any]]) -> list[str]:
             result["gpu"],
             result["case"],
             result["kind"],
-            *sad,
+            sad[0],
+            f"{result['predicted']['sad']:.2g}" if "predicted" in result else "",
+            sad[1],
             f"{output['top1']:.2f}",
             str(output["nonfinite"]),
             *times,
