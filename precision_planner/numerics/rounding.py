@@ -1,8 +1,9 @@
 """Rounding to a 16-bit format, exact and in the type of the input.
 
-A value in the format's normal range is rounded on its bits: add half an ulp, less one if the last kept bit is even,
-and cut. Below the normal range the spacing is fixed, and adding and subtracting 1.5 * 2^p rounds to it. Neither way
-rounds twice, so a float64 next to a tie is rounded as IEEE 754 asks.
+For a value of size 2^p, or that of the format's smallest normal number if it is smaller, 1.5 * 2^(p + d) is added and
+taken away, with d the bits by which the format's fraction is shorter: the sum has no room for more than the format's
+bits, and the processor rounds it to the nearest, ties to even. Nothing is rounded twice, so a float64 next to a tie is
+rounded as IEEE 754 asks, and subnormal values need no case of their own.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def round_to_format(x: Array, precision: str | Format, *, overflow: Overflow = "
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
     for start in range(0, flat.size, BLOCK):
-        out[start : start + BLOCK] = _round_block(flat[start : start + BLOCK], fmt, overflow)
+        _round_block(flat[start : start + BLOCK], out[start : start + BLOCK], fmt, overflow)
     return out.reshape(x.shape)
 
 
@@ -87,30 +88,57 @@ def to_storage(x: Array, precision: str | Format, *, overflow: Overflow = "inf")
         return round_to_format(x, fmt, overflow=overflow).astype(np.float32).astype(storage)
 
 
-def _round_block(x: Array, fmt: Format, overflow: Overflow) -> Array:
-    """`round_to_format` of one small contiguous block."""
-    single = x.dtype == np.dtype(np.float32)
-    real: Any = np.float32 if single else np.float64
-    word: Any = np.uint32 if single else np.uint64
-    width, fraction = (32, 23) if single else (64, 52)
-    drop = word(fraction - fmt.fraction_bits)
-    one = word(1)
-    bits: Any = x.view(word)
-    sign = bits & word(1 << (width - 1))
-    magnitude = bits ^ sign
-    size = magnitude.view(real)
-
-    rounded = magnitude + ((one << (drop - one)) - one) + ((magnitude >> drop) & one)
-    rounded = ((rounded >> drop) << drop).view(real)
+def _round_block(x: Array, out: Array, fmt: Format, overflow: Overflow) -> None:
+    """`round_to_format` of one small contiguous block, written to `out`."""
+    real, word, fraction, exponent, sign = _LAYOUTS[x.dtype.name]
+    bits, rounded = x.view(word), out.view(word)
+    power = np.empty_like(x)
+    np.bitwise_and(bits, exponent, out=power.view(word))  # 2^p of each value; infinity for NaN, too
+    top = float(power.max(initial=0.0))
+    np.maximum(power, real(fmt.smallest_normal), out=power)
+    raised = real(1.5 * 2.0 ** (fraction - fmt.fraction_bits))
     with np.errstate(invalid="ignore", over="ignore"):
-        shift = real(1.5 * 2.0**fraction * fmt.smallest_subnormal)
-        rounded = np.where(size < real(fmt.smallest_normal), (size + shift) - shift, rounded)
-        if overflow == "inf":
-            rounded[size >= real(fmt.overflow_from)] = np.inf
-        else:
-            rounded[size > real(fmt.max_finite)] = fmt.max_finite
-            rounded[(size > 0) & (size < real(fmt.smallest_subnormal))] = fmt.smallest_subnormal
-            rounded[np.isinf(size)] = np.inf
-    rounded[np.isnan(size)] = np.nan
-    signed: Array = (rounded.view(word) | sign).view(real)
-    return signed
+        np.multiply(power, raised, out=power)
+        np.add(x, power, out=out)
+        np.subtract(out, power, out=out)
+    np.bitwise_and(bits, sign, out=power.view(word))
+    np.bitwise_or(rounded, power.view(word), out=rounded)  # where -x became 0
+    if overflow == "saturate":
+        _lift(x, out, fmt)
+    if 2 * top > fmt.max_finite:
+        _mend_large(x, out, fmt, overflow)
+
+
+def _lift(x: Array, out: Array, fmt: Format) -> None:
+    """Make the smallest subnormal of what is smaller than that and not 0."""
+    least = x.dtype.type(fmt.smallest_subnormal)
+    lost = (np.abs(x) < least) & (x != 0)
+    if lost.any():
+        out[lost] = np.copysign(least, x[lost])
+
+
+def _mend_large(x: Array, out: Array, fmt: Format, overflow: Overflow) -> None:
+    """Round again what the number added may have been too large for, and see to overflow and infinities.
+
+    NaNs are NaNs already: an infinity was added and taken away.
+    """
+    size = np.abs(x)
+    large = (size >= 2.0**64) & (size < fmt.overflow_from)
+    if large.any():
+        scaled = x[large] * x.dtype.type(2.0**-64)  # exact
+        rounded = np.empty_like(scaled)
+        _round_block(scaled, rounded, fmt, "inf")
+        out[large] = rounded * x.dtype.type(2.0**64)
+    if overflow == "inf":
+        past = size >= fmt.overflow_from
+        out[past] = np.copysign(np.inf, x[past])
+    else:
+        past = size > fmt.max_finite
+        out[past] = np.copysign(np.where(np.isinf(size[past]), np.inf, fmt.max_finite), x[past])
+
+
+_LAYOUTS: dict[str, tuple[Any, Any, int, Any, Any]] = {
+    "float32": (np.float32, np.uint32, 23, np.uint32(0xFF << 23), np.uint32(1 << 31)),
+    "float64": (np.float64, np.uint64, 52, np.uint64(0x7FF << 52), np.uint64(1 << 63)),
+}
+"""Type -> (it, its bits' type, bits of its fraction, mask of its exponent, its sign)."""
