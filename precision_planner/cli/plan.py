@@ -157,6 +157,8 @@ def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> No
             f"repaired: {repair['repair']} ({repair['rule']}) at {', '.join(repair['nodes'])}", soft_wrap=True
         )
     _render_search(made.search, console)
+    if made.tf32_instead:
+        console.print(made.tf32_instead, soft_wrap=True)
     if made.kept:
         console.print("kept in FP32:")
     groups: dict[tuple[str, str], list[Any]] = {}

@@ -128,6 +128,20 @@ class PrecisionPlan:
             found[node.precision] = found.get(node.precision, 0) + 1
         return dict(sorted(found.items()))
 
+    @property
+    def tf32_instead(self) -> str:
+        """Where the plan is estimated to take as long as FP32 with TF32 does: that it is; else ''.
+
+        Kept products and the Casts around them may cost more than 16 bits save elsewhere.
+        """
+        here, throughout = (self.search.get(name, 0.0) for name in ("cost_us", "tf32_us"))
+        if not self.target.startswith("tensorrt") or not self.kept or not 0.0 < throughout <= here:
+            return ""
+        return (
+            "by the search's estimate this plan is no faster than FP32 with TF32 throughout: build the original model "
+            "as it is (TensorRT allows TF32 by default) and compare its time and error before you take this plan"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON data; keys as in the published schema, order fixed."""
         data = _plain(asdict(self))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import jsonschema
 import pytest
 
+from precision_planner.emitting.folder import folder_readme
 from precision_planner.errors import PlanError, TargetError
 from precision_planner.planning import (
     TARGETS,
@@ -94,3 +96,15 @@ def test_targets() -> None:
         get_target("tensorrt11")
     with pytest.raises(TargetError, match=r"take one of tensorrt-8\.6"):
         get_target("coreml")
+
+
+@pytest.mark.parametrize(("cost", "throughout", "said"), [(9.0, 10.0, False), (10.0, 10.0, True), (12.0, 10.0, True)])
+def test_a_plan_says_that_tf32_alone_may_be_as_fast(cost: float, throughout: float, said: bool) -> None:
+    searched = {"cost_us": cost, "tf32_us": throughout}
+    plan = replace(sample(), search=searched, predicted={})
+    assert plan.kept
+    assert ("FP32 with TF32 throughout" in plan.tf32_instead) is said
+    assert (plan.tf32_instead in folder_readme(plan)) is True
+    assert ("**Compare:**" in folder_readme(plan)) is said
+    assert replace(plan, target="onnxruntime").tf32_instead == ""
+    assert replace(sample(), search={}).tf32_instead == ""

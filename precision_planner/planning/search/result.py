@@ -24,19 +24,20 @@ class SearchReport:
     Attributes:
       decisions: node -> precision, for every node that is not simply low; with reasons and evidence.
       data: JSON-ready, without times, so that the same search gives the same text: {evaluations, stopped, passed,
-        before, after, cost_us, regions}.
+        before, after, cost_us, tf32_us, regions}.
     """
 
     decisions: Mapping[NodeId, Decision]
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-def report_search(space: Space, found: Found) -> SearchReport:
+def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
     """Say for every region that is kept, or could have been: the rule, or what the search measured.
 
     Args:
       space: of the search.
       found: its result.
+      tf32_us: what everything in FP32 costs, where products use TF32.
     """
     chosen = dict(space.decisions(found.state))
     regions = []
@@ -80,6 +81,7 @@ def report_search(space: Space, found: Found) -> SearchReport:
         "after": _values(found.judgement),
         "additivity": None if sums is None or not sums.simulated else round(sums.model.total / sums.simulated, 3),
         "cost_us": round(space.cost(found.state), 3),
+        "tf32_us": round(tf32_us, 3),
         "regions": regions,
     }
     return SearchReport(chosen, data)

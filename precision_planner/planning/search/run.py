@@ -99,7 +99,8 @@ def find_plan(
 
         with open_workers(evaluator, batches, screen, jobs=chosen.jobs, scheduler=chosen.scheduler) as ask:
             found = search(space, ask, chosen.clock, find_overflow=find_overflow, progress=chosen.progress)
-    return report_search(space, found)
+        everything = plan_costs(index, regions, shapes, CostModel(True, target.fused_attention))
+        return report_search(space, found, everything.total(frozenset(range(len(regions)))))
 
 
 def screening(model: Model, batches: Batches, shapes: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
