@@ -22,7 +22,7 @@ FLIPPED_ROWS = 100
 """So many changed rows are listed; all are counted."""
 
 _LOWEST_IS_WORST = frozenset({"cosine", "top1", "sqnr_db", "top5"})
-_SUMMED = frozenset({"nonfinite", "nonfinite_reference", "rows", "flipped", "elements"})
+_SUMMED = frozenset({"nonfinite", "nonfinite_reference", "new_nonfinite", "rows", "flipped", "elements"})
 _AVERAGED = ("max_abs", "mean_abs", "sad", "rel_l2", "cosine", "top1")
 
 

@@ -26,12 +26,13 @@ def render_junit(data: Mapping[str, Any]) -> str:
             case = ElementTree.SubElement(suite, "testcase", classname=f"diff.{name}", name=metric or "finite")
             count += 1
             found = failures.get((name, metric))
-            lost = not metric and output["nonfinite"] > output.get("nonfinite_reference", 0)
+            new = int(output.get("new_nonfinite", output["nonfinite"] - output.get("nonfinite_reference", 0)))
+            lost = not metric and new > 0
             if found is None and not lost:
                 continue
             failed += 1
             message = (
-                f"{output['nonfinite']} elements are NaN or infinite"
+                f"{new} elements are NaN or infinite, the reference's are not"
                 if found is None
                 else f"{metric} {number(found['value'])}, bound {number(found['bound'])}"
             )
