@@ -19,6 +19,9 @@ from precision_planner.errors import PlannerError
 @click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML (of a diff).")
 def command(file: str, html_path: str | None, md_path: str | None, junit_path: str | None) -> int:
     """Render FILE.json, which analyze, plan or diff wrote with --json, again; in the terminal by default."""
+    from precision_planner.cli.console import check_results
+
+    check_results([html_path, md_path, junit_path], [file])
     data = read_report(Path(file))
     write_reports(data, html_path, md_path, junit_path)
     if not (html_path or md_path or junit_path):
