@@ -35,7 +35,7 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
       PlannerError: missing, no JSON, or none of the planner's.
     """
-    from precision_planner.reporting.html import kind_of
+    from precision_planner.reporting.check import check_report
 
     if path.is_dir():
         path = path / "plan.json"
@@ -48,7 +48,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PlannerError(f"{path} is no report of the planner's; give what analyze, plan or diff wrote with --json")
     try:
-        kind_of(data)
+        check_report(data)
     except ValueError as error:
         raise PlannerError(f"{path} is {error}; give what analyze, plan or diff wrote with --json") from None
     return data
