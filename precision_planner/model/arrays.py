@@ -7,9 +7,9 @@ import importlib.util
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -34,6 +34,24 @@ def read_npz(path: Path) -> Arrays:
             return {name: _as_saved(stored[name]) for name in stored.files}
     except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise InputsError(f"inputs {path} cannot be read as .npz ({error}); save them with numpy.savez") from None
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as an .npz file that `read_npz` reads back, with strings as NumPy's own.
+
+    `numpy.savez` takes the names as keywords, so that it has no room for arrays called `file` or `allow_pickle`.
+
+    Args:
+      file: where to, open for binary writing.
+      arrays: name -> array, or what becomes one.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as folder:
+        for name, value in arrays.items():
+            array = np.asanyarray(value)
+            if array.dtype == object and all(isinstance(item, str) for item in array.flat):
+                array = array.astype(str)
+            with folder.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array)
 
 
 def npz_files(folder: Path) -> list[Path]:
