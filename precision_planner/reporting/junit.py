@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from precision_planner.reporting.numbers import number
+from precision_planner.reporting.text import visible_data
 
 
 def render_junit(data: Mapping[str, Any]) -> str:
@@ -18,6 +19,7 @@ def render_junit(data: Mapping[str, Any]) -> str:
     Args:
       data: the diff's JSON.
     """
+    data = visible_data(data)
     suite = ElementTree.Element("testsuite", name="planner diff")
     failures = {(found["output"], found["metric"]): found for found in data.get("failures", ())}
     count = failed = 0
