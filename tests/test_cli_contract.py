@@ -286,6 +286,42 @@ class TestWriteResult:
         with pytest.raises(OutputError, match="No such file or directory; choose another file"):
             console.write_result("x", tmp_path / "none" / "r.json")
 
+    def test_a_pipe_is_written_to_and_not_replaced(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            console.write_result("{}", pipe)
+            assert os.read(reader, 100) == b"{}\n"
+        finally:
+            os.close(reader)
+        assert pipe.is_fifo()
+
+
+class TestCheckResults:
+    def test_what_is_read_is_never_written(self, tmp_path):
+        (tmp_path / "plan").mkdir()
+        model, planned = tmp_path / "m.onnx", tmp_path / "plan" / "model.onnx"
+        for path in (model, planned):
+            path.touch()
+        (tmp_path / "link.json").symlink_to(model)
+        sources = [str(model), str(tmp_path / "plan"), None]
+        for target in (model, planned, tmp_path / "plan" / "plan.json", tmp_path / "link.json"):
+            with pytest.raises(OutputError, match="is an input, which is never overwritten; write"):
+                console.check_results([None, str(target)], sources)
+        console.check_results([None, "-", str(tmp_path / "d.json"), str(tmp_path / "plan" / "d.json")], sources)
+
+    def test_each_result_has_a_place(self, tmp_path):
+        again = str(tmp_path / "plan" / ".." / "d.json")
+        (tmp_path / "plan").mkdir()
+        for two in ([str(tmp_path / "d.json"), again], ["-", "-"]):
+            with pytest.raises(OutputError, match=r"two results would be written to .+; give each"):
+                console.check_results(two)
+        with pytest.raises(OutputError, match="it is a folder; give the name of a file"):
+            console.check_results([str(tmp_path)])
+        with pytest.raises(OutputError, match="none does not exist; create it first"):
+            console.check_results([str(tmp_path / "none" / "d.json")])
+
 
 def test_progress_is_silent_in_a_pipe(capsys):
     with console.progress("scanning", total=3) as advance:

@@ -47,13 +47,14 @@ def command(
 ) -> int:
     """Say what FP16 (or BF16) breaks in MODEL, and why, without changing it."""
     from precision_planner.analysis import analyze
-    from precision_planner.cli.console import note, progress, stdout_console, write_result
+    from precision_planner.cli.console import check_results, note, progress, stdout_console, write_result
     from precision_planner.cli.main import verbosity
     from precision_planner.model import Model
     from precision_planner.planning.targets import get_target
     from precision_planner.reporting.analysis_terminal import render_analysis
     from precision_planner.reporting.html import render_html
 
+    check_results([json_path, html_path], [model, inputs])
     get_target(options["target"])
     loaded = Model.load(model)
     with progress(f"analyzing {model}", total=loaded.weight_bytes) as advance:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -93,8 +93,48 @@ def work(description: str) -> Iterator[Callable[[str], None]]:
         yield lambda text: bar.update(task, description=f"{description}: {text}")
 
 
+def check_results(destinations: Iterable[str | None], sources: Iterable[str | None] = ()) -> None:
+    """Refuse, before any work is done, results that cannot be written or would overwrite what was read.
+
+    Args:
+      destinations: where results go; None where one was not asked for.
+      sources: what the command reads: files, or folders whose models, arrays and plan are kept too.
+
+    Raises:
+      OutputError: two results go to one place, one is a source, a folder, or in a folder that does not exist.
+    """
+    wanted = [text for text in destinations if text]
+    read = {file.resolve() for text in sources if text for file in _files_of(Path(text))}
+    seen: set[str | Path] = set()
+    for text in wanted:
+        path = Path(text)
+        place = text if text == "-" else path.resolve()
+        if place in seen:
+            raise OutputError(f"two results would be written to {text}; give each a place of its own")
+        seen.add(place)
+        if text == "-":
+            continue
+        if place in read:
+            raise OutputError(f"{text} is an input, which is never overwritten; write the result elsewhere")
+        if path.is_dir():
+            raise OutputError(f"cannot write {text}: it is a folder; give the name of a file")
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {text}: the folder {path.parent} does not exist; create it first")
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    yield path / "plan.json"
+    for pattern in ("*.onnx", "*.npz"):
+        yield from path.glob(pattern)
+
+
 def write_result(text: str, destination: str | Path) -> None:
     """Write a result to a file, or to stdout for `-`; a file appears whole or not at all.
+
+    A device or a pipe is written to, not replaced.
 
     Args:
       text: what to write; a missing final line break is added.
@@ -108,6 +148,9 @@ def write_result(text: str, destination: str | Path) -> None:
         sys.stdout.write(text)
         return
     path = Path(destination)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_text(text, encoding="utf-8")
+        return
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -75,9 +75,12 @@ def command(reference: str, candidate: str, **options: Any) -> int:
     REF and CAND: a model, a plan's folder, saved outputs (.npz, Polygraphy JSON) or a TensorRT engine. A model with
     16-bit types is simulated honestly: onnxruntime on a CPU would compute it in FP32.
     """
-    from precision_planner.cli.console import progress, stdout_console, write_result
+    from precision_planner.cli.console import check_results, progress, stdout_console, write_result
     from precision_planner.diffing import compare
 
+    results = [options[name] for name in ("json_path", "html_path", "md_path", "junit_path")]
+    scripts = (text.rpartition(":")[0] for text in options["metric"])
+    check_results(results, [reference, candidate, options["inputs"], *scripts])
     with progress("comparing") as step:
         found = compare(
             reference,
@@ -108,7 +111,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
         from precision_planner.cli.report import write_reports
 
         write_reports(data, options["html_path"], options["md_path"], options["junit_path"])
-    if options["json_path"] != "-":
+    if "-" not in results:
         from precision_planner.reporting.diff_terminal import render_diff
 
         render_diff(data, stdout_console())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
-from typing import Any
 
 import click
 
-from precision_planner.errors import OutputError, SelectorError
+from precision_planner.cli.report import read_report
+from precision_planner.errors import SelectorError
 
 
 @click.command("extract")
@@ -26,29 +26,31 @@ from precision_planner.errors import OutputError, SelectorError
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
 def command(model: str, around: tuple[str, ...], output: str, radius: int, inputs: str | None, force: bool) -> int:
     """Cut the nodes around NODE out of MODEL, with the inputs they had there."""
-    import numpy as np
-
     from precision_planner.cli.console import note, stdout_console
     from precision_planner.model import Model
+    from precision_planner.model.arrays import write_npz
     from precision_planner.model.extract import extract_around
+    from precision_planner.model.files import atomic_files, check_output
     from precision_planner.model.inputs import load_inputs
 
     loaded = Model.load(model)
-    batches = load_inputs(inputs, loaded)
-    if batches.synthesised:
-        note(f"inputs: {batches.source}")
-    names = [name for text in around for name in _nodes_of(text)]
     path = Path(output)
     data_path = path.with_name(path.name + ".npz")
-    if data_path.exists() and not force:
-        raise OutputError(f"{data_path} exists already; give another -o, or --force to overwrite it")
+    protected = loaded.files | ({Path(inputs)} if inputs else set())
+    for target in (path, data_path):
+        check_output(target, force=force, protect=frozenset(protected))
+    names = [name for text in around for name in _nodes_of(text)]
+    batches = load_inputs(inputs, loaded)
     found = extract_around(loaded, names, batches, radius=radius)
-    found.model.save(path, force=force, external=False)
-    np.savez(data_path, allow_pickle=False, **found.inputs)
+    with atomic_files(data_path) as (file,):  # which appears once the model is there
+        write_npz(file, found.inputs)
+        found.model.save(path, force=force, external=False)
+    if batches.synthesised:
+        note(f"inputs: {batches.source}")
     console = stdout_console()
     console.print(f"wrote {path}: {len(found.nodes)} nodes, and their inputs to {data_path}", soft_wrap=True)
-    again = f"planner diff {path} {path} --inputs {data_path} --simulate fp16 --layers"
-    console.print(f"reproduce: {again}", soft_wrap=True)
+    again = ["planner", "diff", str(path), str(path), "--inputs", str(data_path), "--simulate", "fp16", "--layers"]
+    console.print(f"reproduce: {shlex.join(again)}", soft_wrap=True)
     return 0
 
 
@@ -57,10 +59,7 @@ def _nodes_of(text: str) -> list[str]:
     path = Path(text)
     if path.suffix != ".json" or not path.is_file():
         return [text]
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SelectorError(f"--around {text} is not JSON ({error}); give a node or a saved diff") from None
+    data = read_report(path)
     first = data.get("first_divergence") or {}
     if first.get("value"):
         return [str(first["value"])]

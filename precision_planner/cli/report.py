@@ -19,6 +19,9 @@ from precision_planner.errors import PlannerError
 @click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML (of a diff).")
 def command(file: str, html_path: str | None, md_path: str | None, junit_path: str | None) -> int:
     """Render FILE.json, which analyze, plan or diff wrote with --json, again; in the terminal by default."""
+    from precision_planner.cli.console import check_results
+
+    check_results([html_path, md_path, junit_path], [file])
     data = read_report(Path(file))
     write_reports(data, html_path, md_path, junit_path)
     if not (html_path or md_path or junit_path):
@@ -32,7 +35,7 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
       PlannerError: missing, no JSON, or none of the planner's.
     """
-    from precision_planner.reporting.html import kind_of
+    from precision_planner.reporting.check import check_report
 
     if path.is_dir():
         path = path / "plan.json"
@@ -45,7 +48,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PlannerError(f"{path} is no report of the planner's; give what analyze, plan or diff wrote with --json")
     try:
-        kind_of(data)
+        check_report(data)
     except ValueError as error:
         raise PlannerError(f"{path} is {error}; give what analyze, plan or diff wrote with --json") from None
     return data

@@ -30,7 +30,7 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
 
     SEL: a category (layernorm, softmax, ...), an op type, a glob on node names, or re:PATTERN.
     """
-    from precision_planner.cli.console import note, progress, write_result
+    from precision_planner.cli.console import check_results, note, progress, write_result
     from precision_planner.model import Model
     from precision_planner.model.files import check_output
     from precision_planner.rewriting import default_output, rewrite
@@ -39,6 +39,7 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
     loaded = Model.load(Path(model))
     target = Path(output) if output else default_output(model, options["precision"])
     check_output(target, force=force, protect=loaded.files)
+    check_results([str(target), json_path], [*map(str, loaded.files), options["inputs"]])
     kinds = fusion_kinds(options)
     plugins = parse_plugins(options.pop("plugins"))
     verify = not options.pop("no_verify")

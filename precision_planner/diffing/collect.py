@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from precision_planner.diffing.result import OutputDiff
+from precision_planner.errors import ToleranceError
 from precision_planner.numerics.metrics import TensorMetrics, difference, tensor_metrics
 
 OwnMetric = Callable[[np.ndarray, np.ndarray], float]
@@ -22,7 +23,7 @@ FLIPPED_ROWS = 100
 """So many changed rows are listed; all are counted."""
 
 _LOWEST_IS_WORST = frozenset({"cosine", "top1", "sqnr_db", "top5"})
-_SUMMED = frozenset({"nonfinite", "nonfinite_reference", "rows", "flipped", "elements"})
+_SUMMED = frozenset({"nonfinite", "nonfinite_reference", "new_nonfinite", "rows", "flipped", "elements"})
 _AVERAGED = ("max_abs", "mean_abs", "sad", "rel_l2", "cosine", "top1")
 
 
@@ -58,7 +59,7 @@ class OutputCollector:
         self._row_sum += found.sad_mean * rows
         self._rows += rows
         for name, function in self._own.items():
-            value = float(function(reference, candidate))
+            value = _own_value(name, function, reference, candidate)
             before = self._own_worst.get(name)
             self._own_worst[name] = value if before is None or math.isnan(value) else max(before, value)
         self._batches += 1
@@ -112,6 +113,15 @@ class OutputCollector:
                     "candidate": None if lost else int(after[row]),
                 }
             )
+
+
+def _own_value(name: str, function: OwnMetric, reference: np.ndarray, candidate: np.ndarray) -> float:
+    try:
+        return float(function(reference, candidate))
+    except Exception as error:  # the user's own code: whatever it raises is theirs to mend
+        raise ToleranceError(
+            f"the metric {name} failed: {type(error).__name__}: {error}; it takes two arrays and returns one number"
+        ) from error
 
 
 def _percentiles(error: np.ndarray) -> dict[str, float]:

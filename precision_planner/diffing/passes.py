@@ -54,6 +54,8 @@ class Gathered:
         if not self.batches:
             why = f" ({self.skipped[0]})" if self.skipped else ""
             raise InputsError(f"no batch could be run{why}; give --inputs with a batch that the model takes")
+        if not self.collectors:
+            raise InputsError("there is nothing to compare: no output of the reference holds an array")
         sets = {} if self.matcher is None else self.matcher.found
         return {
             name: replace(collector.result(), detections=sets[name].to_dict() if name in sets else None)
@@ -77,6 +79,8 @@ def output_pass(reference: Runner, candidate: Runner, inputs: Inputs | None, int
             continue
         into.add(expected, candidate.run(batch), reference.side.label, candidate.side.label)
         step(1)
+    reference.check_all_read()
+    candidate.check_all_read()
 
 
 def batches_of(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, Batch | None]]:
@@ -93,10 +97,10 @@ def batches_of(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, 
 def output_pairs(
     expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Outputs of one name, as arrays: sequences element by element, empty optionals left out.
+    """Outputs of one name, as arrays: sequences element by element; optionals that both leave empty are left out.
 
     Raises:
-      InputsError: the candidate lacks an output, or has it in another shape.
+      InputsError: the candidate lacks an output, or has it in another shape or of another kind.
     """
     missing = [name for name in expected if name not in given]
     if missing:
@@ -105,21 +109,39 @@ def output_pairs(
         )
     for name, a in expected.items():
         b = given[name]
-        if isinstance(a, list) and isinstance(b, list):
+        if _kind(a) != _kind(b):
+            raise InputsError(
+                f"output '{name}' is {_kind(a)} in {reference} and {_kind(b)} in {candidate}; "
+                "compare outputs of one kind"
+            )
+        if isinstance(a, list):
             if len(a) != len(b):
                 raise InputsError(
                     f"output '{name}' is a sequence of {len(a)} in {reference} and of {len(b)} in {candidate}"
                 )
             for number, (x, y) in enumerate(zip(a, b, strict=True)):
-                yield f"{name}[{number}]", _same_shape(name, np.asarray(x), np.asarray(y), candidate)
-        elif a is not None and b is not None:
-            yield name, _same_shape(name, np.asarray(a), np.asarray(b), candidate)
+                yield f"{name}[{number}]", _comparable(name, np.asarray(x), np.asarray(y), candidate)
+        elif a is not None:
+            yield name, _comparable(name, np.asarray(a), np.asarray(b), candidate)
 
 
-def _same_shape(name: str, a: np.ndarray, b: np.ndarray, candidate: str) -> tuple[np.ndarray, np.ndarray]:
+def _kind(value: Any) -> str:
+    return "empty" if value is None else "a sequence" if isinstance(value, list) else "an array"
+
+
+def _comparable(name: str, a: np.ndarray, b: np.ndarray, candidate: str) -> tuple[np.ndarray, np.ndarray]:
     if a.shape != b.shape:
         raise InputsError(
             f"output '{name}' has shape {list(a.shape)} in the reference and {list(b.shape)} in {candidate}; give "
             "both the same inputs"
+        )
+    for array in (a, b):
+        if array.dtype.kind not in "fiubVOUS" or array.dtype.type is np.void:
+            raise InputsError(
+                f"output '{name}' holds {array.dtype}, which has no metrics; save real numbers or strings"
+            )
+    if (a.dtype.kind in "OUS") != (b.dtype.kind in "OUS"):
+        raise InputsError(
+            f"output '{name}' is {a.dtype} in the reference and {b.dtype} in {candidate}; compare outputs of one type"
         )
     return a, b

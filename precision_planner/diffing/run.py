@@ -86,13 +86,22 @@ class Runner:
             try:
                 return next(self._saved)
             except StopIteration:
-                raise InputsError(f"{self.side.label} holds fewer batches than the other side") from None
+                raise InputsError(
+                    f"{self.side.label} holds fewer batches than the other side; save the outputs of every batch"
+                ) from None
         assert batch is not None
         if self._engine is not None:
             return dict(self._engine.infer(dict(batch)))
         if self._session is None:
             self._session = Session(self.model, providers=PROVIDERS[self._provider])
         return self._session.run(self.feeds(batch))
+
+    def check_all_read(self) -> None:
+        """Refuse saved batches that the other side had no partner for: they would go unjudged."""
+        if self._saved is not None and next(self._saved, None) is not None:
+            raise InputsError(
+                f"{self.side.label} holds more batches than the other side; give both the same batches, in one order"
+            )
 
     @property
     def model(self) -> Model:

@@ -15,6 +15,7 @@ import onnx
 from precision_planner.errors import InputsError, ModelError, PlanError
 from precision_planner.model import Model, NodeId
 from precision_planner.model.arrays import npz_files, read_npz, read_polygraphy
+from precision_planner.planning.plan import check_plan
 
 ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
 
@@ -120,5 +121,9 @@ def _plan_side(folder: Path) -> Side:
     models = [path for path in models if path.name == "model.onnx"] or models
     if not models:
         raise PlanError(f"the plan {folder} holds no .onnx model; run planner plan again")
-    entries = {str(entry["node"]): entry for entry in plan.get("nodes") or [] if "node" in entry}
+    try:
+        check_plan(plan)
+    except PlanError as error:
+        raise PlanError(f"{file}: {error}") from None
+    entries = {str(entry["node"]): entry for entry in plan["nodes"]}
     return Side(str(folder), model=Model.load(models[0]), entries=entries, plan=plan)

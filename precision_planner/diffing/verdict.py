@@ -33,7 +33,7 @@ def grade_of(outputs: Mapping[str, OutputDiff]) -> str:
     for output in outputs.values():
         found = output.metrics
         flips = found.flipped / found.rows if found.rows else 0.0
-        if found.nonfinite > found.nonfinite_reference:
+        if found.new_nonfinite:
             grade = 4
         elif not found.rel_l2 <= GARBAGE or (flips > GARBAGE_FLIPS and found.flipped > 1 and found.rel_l2 > FINE):
             grade = 3
@@ -184,31 +184,7 @@ def verdict_of(
     divergence: Mapping[str, Any] | None,
 ) -> str:
     """One sentence: what changed, by how much, where first, and whether it is within tolerance."""
-    parts: list[str] = []
-    rows_output = max(outputs.values(), key=lambda output: (output.metrics.flipped, output.metrics.rows))
-    worst = max(outputs.values(), key=lambda output: math.inf if math.isnan(output.rel_l2) else output.rel_l2)
-    lost = next((output for output in outputs.values() if output.nonfinite > output.metrics.nonfinite_reference), None)
-    sets = next((output for output in outputs.values() if output.detections), None)
-    if sets is not None and sets.detections and grade != "identical" and lost is None:
-        seen = sets.detections
-        parts.append(f"{seen['matched']} of {seen['reference']} detections of '{sets.name}' found again")
-        if seen["extra"]:
-            parts.append(f"{seen['extra']} new")
-        if seen["mean_iou"] is not None:
-            parts.append(f"mean IoU {_text(seen['mean_iou'])}")
-        if seen["max_score_error"] is not None:
-            parts.append(f"scores off by at most {_text(seen['max_score_error'])}")
-    elif grade == "identical":
-        parts.append("identical outputs")
-    elif lost is not None:
-        parts.append(f"{lost.nonfinite} of {lost.metrics.elements} elements of '{lost.name}' are NaN or infinite")
-    elif rows_output.metrics.flipped and rows_output.metrics.rows:
-        found = rows_output.metrics
-        noun = "changed class" if len(rows_output.shape) == 2 else "changed their largest element"
-        parts.append(f"{found.flipped} of {found.rows} rows of '{rows_output.name}' {noun}")
-        parts.append(f"relative L2 error {worst.rel_l2:.2g}")
-    else:
-        parts.append(f"'{worst.name}' off by {worst.sad:.2g} a row (SAD), relative L2 error {worst.rel_l2:.2g}")
+    parts = _outputs_told(outputs, grade)
     if divergence is not None:
         parts.append(f"first wrong at {divergence['node']}: {divergence['reason']}")
     if failures:
@@ -219,6 +195,66 @@ def verdict_of(
             f"{_text(worst_failure['value'])} against {_text(worst_failure['bound'])}{more}"
         )
     return "; ".join(parts)
+
+
+def _outputs_told(outputs: Mapping[str, OutputDiff], grade: str) -> list[str]:
+    worst = max(outputs.values(), key=lambda output: math.inf if math.isnan(output.rel_l2) else output.rel_l2)
+    lost = max(outputs.values(), key=lambda output: output.metrics.new_nonfinite)
+    if lost.metrics.new_nonfinite:
+        known = ", the reference's are not" if lost.metrics.nonfinite_reference else ""
+        return [f"{_share(lost.metrics.new_nonfinite, lost)} are NaN or infinite{known}"]
+    both = next((output for output in outputs.values() if output.metrics.nonfinite_reference), None)
+    noted = (
+        []
+        if both is None
+        else [f"{_share(both.metrics.nonfinite_reference, both)} are NaN or infinite in the reference"]
+    )
+    if grade == "identical":
+        if not any(output.metrics.elements for output in outputs.values()):
+            return ["the outputs are empty: nothing was compared"]
+        return ["identical outputs", *noted]
+    sets = [output for output in outputs.values() if output.detections]
+    if sets:
+        return [*_detections_told(max(sets, key=_loss)), *_error_of(worst), *noted]
+    flipped = max(outputs.values(), key=lambda output: output.metrics.flipped)
+    if flipped.metrics.flipped:
+        other = "" if worst is flipped else f" (of '{worst.name}')"
+        return [_flips_told(flipped), f"relative L2 error {worst.rel_l2:.2g}{other}", *noted]
+    return [f"'{worst.name}' off by {worst.sad:.2g} a row (SAD), relative L2 error {worst.rel_l2:.2g}", *noted]
+
+
+def _share(count: int, output: OutputDiff) -> str:
+    return f"{count} of {output.metrics.elements} elements of '{output.name}'"
+
+
+def _flips_told(output: OutputDiff) -> str:
+    found = output.metrics
+    if "float" not in output.dtype:  # each element of class ids, masks and labels is a row of its own
+        return f"{found.flipped} of {found.rows} elements of '{output.name}' changed"
+    noun = "changed class" if len(output.shape) == 2 else "changed their largest element"
+    return f"{found.flipped} of {found.rows} rows of '{output.name}' {noun}"
+
+
+def _loss(output: OutputDiff) -> tuple[int, bool]:
+    """How many detections were not found again; of two outputs the one that knows boxes and scores, not indices."""
+    seen = output.detections or {}
+    return seen["missed"] + seen["extra"], seen["max_score_error"] is not None
+
+
+def _detections_told(output: OutputDiff) -> list[str]:
+    seen = output.detections or {}
+    parts = [f"{seen['matched']} of {seen['reference']} detections of '{output.name}' found again"]
+    if seen["extra"]:
+        parts.append(f"{seen['extra']} new")
+    if seen["max_score_error"] is not None:  # NonMaxSuppression's indices are matched without a look at the boxes
+        parts.append(f"mean IoU {_text(seen['mean_iou'])}")
+        parts.append(f"scores off by at most {_text(seen['max_score_error'])}")
+    return parts
+
+
+def _error_of(worst: OutputDiff) -> list[str]:
+    """What the count of detections does not tell: an output that is wrong all the same."""
+    return [] if worst.rel_l2 <= FINE else [f"relative L2 error {worst.rel_l2:.2g} (of '{worst.name}')"]
 
 
 def _text(value: Any) -> str:

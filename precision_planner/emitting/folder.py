@@ -15,6 +15,7 @@ import numpy as np
 from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.model import Model
+from precision_planner.model.arrays import write_npz
 from precision_planner.planning.plan import PrecisionPlan
 from precision_planner.planning.targets import get_target
 
@@ -105,8 +106,9 @@ def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[Gold
     if golden:
         (folder / "golden").mkdir()
     for case in golden:
-        np.savez(folder / "golden" / f"{case.name}.inputs.npz", **dict(case.inputs))  # type: ignore[arg-type]
-        np.savez(folder / "golden" / f"{case.name}.outputs.npz", **dict(case.outputs))  # type: ignore[arg-type]
+        for kind, arrays in (("inputs", case.inputs), ("outputs", case.outputs)):
+            with (folder / "golden" / f"{case.name}.{kind}.npz").open("wb") as file:
+                write_npz(file, arrays)
     (folder / "README.md").write_text(folder_readme(plan), encoding="utf-8")
 
 

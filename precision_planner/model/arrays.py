@@ -7,11 +7,11 @@ import importlib.util
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import ml_dtypes  # noqa: F401 - importing it registers bfloat16 and float8 with numpy
+import ml_dtypes
 import numpy as np
 
 from precision_planner.errors import InputsError
@@ -22,6 +22,8 @@ Arrays = dict[str, np.ndarray]
 def read_npz(path: Path) -> Arrays:
     """Read the named arrays of an .npz file.
 
+    NumPy's format knows no bfloat16: it is saved as two bytes without a meaning, and read back as what it was.
+
     Raises:
       InputsError: missing, damaged, or holding pickled objects.
     """
@@ -29,9 +31,27 @@ def read_npz(path: Path) -> Arrays:
         raise InputsError(f"inputs {path} do not exist; give an .npz file, a folder of them, a JSON or a .py file")
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            return {name: _as_saved(stored[name]) for name in stored.files}
     except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise InputsError(f"inputs {path} cannot be read as .npz ({error}); save them with numpy.savez") from None
+
+
+def write_npz(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as an .npz file that `read_npz` reads back, with strings as NumPy's own.
+
+    `numpy.savez` takes the names as keywords, so that it has no room for arrays called `file` or `allow_pickle`.
+
+    Args:
+      file: where to, open for binary writing.
+      arrays: name -> array, or what becomes one.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as folder:
+        for name, value in arrays.items():
+            array = np.asanyarray(value)
+            if array.dtype == object and all(isinstance(item, str) for item in array.flat):
+                array = array.astype(str)
+            with folder.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array)
 
 
 def npz_files(folder: Path) -> list[Path]:
@@ -140,5 +160,10 @@ def _polygraphy_array(value: Any) -> np.ndarray:
         value = value["values"]
     if isinstance(value, dict):
         stored = np.load(io.BytesIO(base64.b64decode(value["array"], validate=True)), allow_pickle=False)
-        return np.asarray(stored)
+        return _as_saved(np.asarray(stored))
     return np.asarray(value)
+
+
+def _as_saved(array: np.ndarray) -> np.ndarray:
+    """Two bytes without a type are what NumPy's format makes of bfloat16."""
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array

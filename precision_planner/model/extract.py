@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,11 @@ def extract_around(model: Model, around: Collection[str], inputs: Inputs, *, rad
       SelectorError: a name is neither a node nor a value of the main graph.
       ModelError: onnxruntime cannot run the large model, or a value at the edge is no tensor.
     """
+    calls = {display_name(node): list(node.output) for node in model.proto.graph.node}
     model = inline_functions(model)
     model = model.with_proto(sorted_copy(model.proto))
     scope = GraphIndex(model.proto).main
-    chosen = {_find(scope, name) for name in around}
+    chosen = {position for name in around for position in _find(scope, name, calls)}
     picked = _neighborhood(scope, chosen, radius)
     nodes = [scope.nodes[position] for position in sorted(picked)]
     made = {name for node in nodes for name in node.output if name}
@@ -79,16 +80,23 @@ def extract_around(model: Model, around: Collection[str], inputs: Inputs, *, rad
     return Extract(model.with_proto(proto), values, tuple(map(display_name, nodes)))
 
 
-def _find(scope: Scope, name: str) -> int:
+def _find(scope: Scope, name: str, calls: Mapping[str, Sequence[str]]) -> set[int]:
+    """Positions of the nodes of a name: one, or where that called a function, those that make its results.
+
+    Args:
+      scope: the main graph, functions inlined.
+      name: of a node, or of a value.
+      calls: node of the graph as it was -> the values that it makes.
+    """
     names = {display_name(node): position for position, node in enumerate(scope.nodes)}
     if name in names:
-        return names[name]
-    position = scope.producer(name)
-    if position is None:
-        near = difflib.get_close_matches(name, list(names), 3, 0.5)
+        return {names[name]}
+    made = {at for value in (name, *calls.get(name, ())) if (at := scope.producer(value)) is not None}
+    if not made:
+        near = difflib.get_close_matches(name, [*names, *calls], 3, 0.5)
         hint = f"nearest: {', '.join(near)}" if near else "give a node's name or a value that it makes"
         raise SelectorError(f"--around {name!r} is no node of the main graph; {hint}")
-    return position
+    return made
 
 
 def _neighborhood(scope: Scope, chosen: set[int], radius: int) -> set[int]:

@@ -247,7 +247,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "b":
         return "bool"
     # ml_dtypes' bfloat16 and float8 are of numpy's kind V
-    return "float" if dtype.kind in "fV" and dtype.names is None else "other"
+    return "float" if dtype.kind in "fV" and dtype.type is not np.void else "other"
 
 
 def _check_shape(array: np.ndarray, spec: InputSpec, sizes: dict[str, tuple[int, str]], source: str) -> None:

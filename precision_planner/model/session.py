@@ -161,6 +161,7 @@ def run_arrays(
     """Run onnxruntime's session on arrays; numbers go in and out without a copy.
 
     `InferenceSession.run` copies every output into fresh memory, whose pages can cost more than the node that made it.
+    An output that is an input, or a view of one, lies in the caller's memory, which nobody keeps for it: it is copied.
 
     Args:
       session: onnxruntime's.
@@ -176,7 +177,12 @@ def run_arrays(
         return dict(zip(names, session.run(list(names), dict(feeds)), strict=True))
     values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
     made = session.run_with_ort_values(list(names), values)
-    return {name: value.numpy() for name, value in zip(names, made, strict=True)}
+    found = {name: value.numpy() for name, value in zip(names, made, strict=True)}
+    given = list(arrays.values())
+    return {
+        name: array.copy() if any(np.may_share_memory(array, other) for other in given) else array
+        for name, array in found.items()
+    }
 
 
 def with_outputs(model: Model, outputs: Sequence[str]) -> Model:

@@ -221,10 +221,15 @@ def ulps(reference: Array, candidate: Array, precision: str | Format = FP16) -> 
 
 def nonfinite(x: Array) -> int:
     """How many elements are NaN or infinite."""
+    return int(np.size(x) - _finite(x).sum())
+
+
+def _finite(x: Array) -> Array:
+    """Whether each element is neither NaN nor infinite; integers, booleans and strings always are."""
     x = np.asarray(x)
     if x.dtype.kind in "biuOUS":
-        return 0
-    return int(x.size - np.isfinite(x if x.dtype.kind == "f" else x.astype(np.float32)).sum())
+        return np.ones(x.shape, bool)
+    return np.asarray(np.isfinite(x if x.dtype.kind == "f" else x.astype(np.float32)))
 
 
 METRICS: dict[str, Callable[[Array, Array], float]] = {
@@ -255,6 +260,7 @@ class TensorMetrics:
       sad: of the worst row; `sad_mean` is the mean over the rows.
       nonfinite: elements of the candidate that are NaN or infinite.
       nonfinite_reference: the same of the reference.
+      new_nonfinite: elements that are not finite in the candidate alone.
       sqnr_db: decibels.
       max_ulp, mean_ulp: in units of the candidate's type.
       kl, kl_max: nats, None where the output is no distribution.
@@ -272,6 +278,7 @@ class TensorMetrics:
     nonfinite: int
     sad_mean: float
     nonfinite_reference: int
+    new_nonfinite: int
     sqnr_db: float
     max_ulp: float
     mean_ulp: float
@@ -316,6 +323,7 @@ def tensor_metrics(reference: Array, candidate: Array, precision: str | Format =
         nonfinite=nonfinite(candidate),
         sad_mean=float(rows.mean()) if rows.size else 0.0,
         nonfinite_reference=nonfinite(reference),
+        new_nonfinite=int((_finite(reference) & ~_finite(candidate)).sum()),
         sqnr_db=sqnr_db(reference, candidate) if numeric else math.inf,
         max_ulp=ulp[0],
         mean_ulp=ulp[1],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from precision_planner.errors import ToleranceError
-from precision_planner.numerics.metrics import HIGHER_IS_BETTER, METRICS, within
+from precision_planner.numerics.metrics import HIGHER_IS_BETTER, METRICS, TensorMetrics, within
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,17 @@ def _make(name: str, value: object, text: str) -> Tolerance:
         raise ToleranceError(f"tolerance {text!r} is not [OUTPUT:]METRIC=VALUE, as in sad=1e-3 or logits:top1=0.99")
     if metric in METRICS and metric not in HIGHER_IS_BETTER and bound < 0:
         raise ToleranceError(f"tolerance {text!r}: {metric} is never below 0; give a bound of 0 or more")
+    if metric in HIGHER_IS_BETTER and bound > 1:
+        raise ToleranceError(f"tolerance {text!r}: {metric} is never above 1; give a share, as in {metric}=0.99")
     return Tolerance(metric, bound, output if colon else None)
 
 
 def check_metrics(tolerances: Iterable[Tolerance], own: Iterable[str] = ()) -> None:
-    """Refuse unknown metrics before anything runs: ToleranceError names the nearest."""
+    """Refuse unknown metrics before anything runs, and own ones that go by the name of one that there is."""
+    own = tuple(own)
+    taken = sorted({field.name for field in fields(TensorMetrics)}.intersection(own))
+    if taken:
+        raise ToleranceError(f"the metric {taken[0]} has the name of one that there is; give your function another")
     known = {*METRICS, *own}
     for tolerance in tolerances:
         if tolerance.metric not in known:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.reporting.numbers import as_float, number, share, size
+from precision_planner.reporting.text import visible_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ def render_diff(data: Mapping[str, Any], console: Console) -> None:
     """
     from rich.text import Text
 
+    data = visible_data(data)
     grade = str(data.get("grade", ""))
     console.print(Text.assemble((grade.upper(), GRADE_STYLES.get(grade, "bold")), "  ", str(data["verdict"])))
     _sides(data, console)

@@ -12,6 +12,7 @@ import jinja2
 from precision_planner.reporting.drawings import subgraph_drawing
 from precision_planner.reporting.numbers import as_float, number, share, size
 from precision_planner.reporting.plots import exponent_plot, histogram_plot, layer_plot
+from precision_planner.reporting.text import visible_data
 
 
 def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> str:
@@ -21,6 +22,7 @@ def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> s
       data: a diff, an analysis or a plan, as saved in JSON.
       most_values: rows in the table of values at most: those with the largest errors; None takes all.
     """
+    data = visible_data(data, keep="\n\t")
     kind = kind_of(data)
     # a plan may bring the difference that it predicts
     compared = data.get("diff") or {} if kind == "plan" else data

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from precision_planner.reporting.numbers import number
+from precision_planner.reporting.text import visible_data
 
 
 def render_junit(data: Mapping[str, Any]) -> str:
@@ -18,6 +19,7 @@ def render_junit(data: Mapping[str, Any]) -> str:
     Args:
       data: the diff's JSON.
     """
+    data = visible_data(data)
     suite = ElementTree.Element("testsuite", name="planner diff")
     failures = {(found["output"], found["metric"]): found for found in data.get("failures", ())}
     count = failed = 0
@@ -26,12 +28,13 @@ def render_junit(data: Mapping[str, Any]) -> str:
             case = ElementTree.SubElement(suite, "testcase", classname=f"diff.{name}", name=metric or "finite")
             count += 1
             found = failures.get((name, metric))
-            lost = not metric and output["nonfinite"] > output.get("nonfinite_reference", 0)
+            new = int(output.get("new_nonfinite", output["nonfinite"] - output.get("nonfinite_reference", 0)))
+            lost = not metric and new > 0
             if found is None and not lost:
                 continue
             failed += 1
             message = (
-                f"{output['nonfinite']} elements are NaN or infinite"
+                f"{new} elements are NaN or infinite, the reference's are not"
                 if found is None
                 else f"{metric} {number(found['value'])}, bound {number(found['bound'])}"
             )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from precision_planner.reporting.numbers import number, share, size
+from precision_planner.reporting.text import markdown_code, markdown_text, visible_data
 
 MARKS = {"identical": "✅", "fine": "✅", "degraded": "⚠️", "garbage": "❌", "nonfinite": "❌"}
 
@@ -16,13 +18,14 @@ def render_markdown(data: Mapping[str, Any]) -> str:
     Args:
       data: the diff's JSON.
     """
+    data = visible_data(data)
     mark = "❌" if data.get("failures") else MARKS.get(str(data.get("grade")), "")
-    lines = [f"### {mark} {data.get('grade', '')}: {_text(data['verdict'])}", ""]
+    lines = [f"### {mark} {data.get('grade', '')}: {markdown_text(data['verdict'])}", ""]
     titles = ["output", "SAD/row", "max", "rel L2", "cosine", "top-1", "NaN/inf"]
     lines += ["| " + " | ".join(titles) + " |", "|---|" + "---:|" * (len(titles) - 1)]
     for name, found in data["outputs"].items():
         cells = [
-            f"`{name}`",
+            markdown_code(name, in_table=True),
             number(found["sad"]),
             number(found["max_abs"]),
             number(found["rel_l2"]),
@@ -33,13 +36,14 @@ def render_markdown(data: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
     lines += [
-        f"- beyond tolerance: `{failure['output']}` {failure['metric']} {number(failure['value'])}, bound "
+        f"- beyond tolerance: {markdown_code(failure['output'])} {failure['metric']} {number(failure['value'])}, bound "
         f"{number(failure['bound'])}"
         for failure in data.get("failures", ())
     ]
     first = data.get("first_divergence")
     if first:
-        lines.append(f"- first divergence: `{first['node']}` ({first['op_type']}): {_text(first['reason'])}")
+        where = f"{markdown_code(first['node'])} ({markdown_text(first['op_type'])})"
+        lines.append(f"- first divergence: {where}: {markdown_text(first['reason'])}")
     graph = data.get("graph")
     if graph:
         lines.append(
@@ -48,12 +52,10 @@ def render_markdown(data: Mapping[str, Any]) -> str:
         )
     inputs = data.get("inputs") or {}
     if inputs.get("source"):
-        lines.append(f"- inputs: {_text(inputs['source'])}, {inputs.get('batches')} batches")
+        count = inputs.get("batches", 0)
+        lines.append(f"- inputs: {markdown_text(inputs['source'])}, {count} batch{'' if count == 1 else 'es'}")
     command = (data.get("environment") or {}).get("command")
     if command:
-        lines += ["", "```", command, "```"]
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", command)), default=0))
+        lines += ["", fence, command, fence]
     return "\n".join(lines) + "\n"
-
-
-def _text(text: Any) -> str:
-    return str(text).replace("|", "\\|").replace("\n", " ")

@@ -275,6 +275,28 @@ def test_reports_are_functions_of_the_json(files: Path) -> None:
     assert main(["report", str(files / "in.npz")]) == 2
 
 
+def test_no_report_overwrites_what_it_is_of(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single, half, data = (str(files / name) for name in ("single.onnx", "half.onnx", "in.npz"))
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    arguments = ["diff", single, half, "--inputs", data]
+    for option, target in (("--json", single), ("--html", half), ("--md", data)):
+        assert main([*arguments, option, target]) == 2
+        assert "is an input, which is never overwritten" in capsys.readouterr().err
+    assert main(["analyze", single, "--json", single]) == 2
+    assert main(["rewrite", single, "--json", single]) == 2
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+    assert main([*arguments, "--json", str(files / "d.json")]) == 0
+    saved = (files / "d.json").read_text()
+    assert main(["report", str(files / "d.json"), "--html", str(files / "d.json")]) == 2
+    assert (files / "d.json").read_text() == saved
+
+
+def test_a_report_on_stdout_is_alone(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["diff", str(files / "single.onnx"), str(files / "half.onnx"), "--inputs", str(files / "in.npz")]
+    assert main([*arguments, "--junit", "-"]) == 0
+    assert ET.fromstring(capsys.readouterr().out).tag == "testsuite"
+
+
 def test_ones_own_metric(files: Path) -> None:
     (files / "own.py").write_text("def worst(a, b):\n    return float(abs(a - b).max()) * 2\n")
     arguments = ["diff", str(files / "single.onnx"), str(files / "m.onnx"), "--inputs", str(files / "in.npz")]

@@ -1,0 +1,60 @@
+"""Whether a saved report is whole: people edit them, and other programs write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from precision_planner.planning.plan import plan_schema
+from precision_planner.reporting.html import kind_of
+
+_ANALYSIS: dict[str, Any] = {
+    "required": ["model", "normalizations", "weights", "tensorrt_warnings", "findings"],
+    "properties": {
+        "model": {"type": "object", "required": ["opset", "nodes", "weight_bytes"]},
+        "normalizations": {
+            "type": "array",
+            "items": {"type": "object", "required": ["kind", "form", "fusable", "reason"]},
+        },
+        "weights": {"type": "object"},
+        "tensorrt_warnings": {"type": "object"},
+        "findings": {
+            "type": "array",
+            "items": {"type": "object", "required": ["rule", "severity", "subject", "message"]},
+        },
+    },
+}
+"""What the reports read of an analysis."""
+
+
+def check_report(data: Mapping[str, Any]) -> str:
+    """The kind of a saved report: "diff", "analysis" or "plan".
+
+    Raises:
+      ValueError: it is none of these, or not whole; the message says where.
+    """
+    import jsonschema
+
+    kind = kind_of(data)
+    version = data.get("schema_version", 1)
+    if version != 1:
+        raise ValueError(f"of schema version {version}, this planner reads 1")
+    schema = diff_schema() if kind == "diff" else plan_schema() if kind == "plan" else _ANALYSIS
+    # a plan's schema allows no further keys, a report of one may have the difference that it predicts
+    known = {key: value for key, value in data.items() if key in schema["properties"]} if kind == "plan" else data
+    error = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(known)), None)
+    if error is not None:
+        place = "/".join(map(str, error.absolute_path)) or "the top"
+        raise ValueError(f"a broken {kind}: at {place}, {error.message[:200]}")
+    return kind
+
+
+@cache
+def diff_schema() -> dict[str, Any]:
+    """The published JSON schema of a diff."""
+    text = resources.files("precision_planner.reporting").joinpath("diff.schema.json").read_text("utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
