@@ -98,6 +98,13 @@ def test_what_does_not_fit_is_named(batch: dict[str, np.ndarray], message: str) 
         list(load_inputs(batch, identity(x=(FLOAT, ["n", 2]))))
 
 
+def test_a_ragged_list_is_no_array() -> None:
+    ragged = {"x": [np.ones(2, np.float32), np.ones(3, np.float32)]}
+    for source in (ragged, [ragged]):
+        with pytest.raises(InputsError, match="the values given for 'x' are no array"):
+            list(load_inputs(source, identity(x=(FLOAT, ["n", 2]))))
+
+
 def test_widths_are_converted_where_every_value_fits() -> None:
     target = identity(i=(INT32, ["n"]), x=(FLOAT, ["n"]), m=(BOOL, ["n"]))
     given = {"i": np.array([7], np.int64), "x": np.array([0.5]), "m": np.array([1])}
