@@ -170,7 +170,7 @@ def fit_batch(batch: Mapping[str, Any], specs: Iterable[InputSpec], source: str 
     result: Batch = {}
     sizes: dict[str, tuple[int, str]] = {}
     for spec in specs:
-        array = _convert(np.asarray(batch[spec.name]), spec, source)
+        array = _convert(_array(spec.name, batch[spec.name]), spec, source)
         _check_shape(array, spec, sizes, source)
         result[spec.name] = array
     return result
@@ -190,9 +190,16 @@ def cast_batch(batch: Mapping[str, np.ndarray], specs: Iterable[InputSpec]) -> B
     return result
 
 
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # a list whose parts differ in shape
+        raise InputsError(f"the values given for '{name}' are no array: {error}") from error
+
+
 def _open(source: Any) -> Inputs:
     if isinstance(source, Mapping):
-        batch = {str(name): np.asarray(value) for name, value in source.items()}
+        batch = {str(name): _array(str(name), value) for name, value in source.items()}
         return Inputs(lambda: iter([batch]), "the given arrays")
     if not isinstance(source, (str, os.PathLike)):
         if not isinstance(source, Iterable):

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto
 from precision_planner.model.index import GraphIndex, Scope
 from precision_planner.model.inputs import InputSpec
 from precision_planner.model.model import Model
-from precision_planner.model.types import TypeTable
+from precision_planner.model.types import Dim, TypeTable
 
 # Ops that move values about without changing them: an index stays an index through them.
 _CARRIERS = frozenset(
@@ -22,6 +22,8 @@ _CARRIERS = frozenset(
         "Concat", "Gather", "Where", "Cast",
     }
 )  # fmt: skip
+_SHAPE_SLOTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3}
+"""Where these read the shape of their result."""
 _LIMIT = 400
 """Nodes looked at from one input; what an input is shows near it."""
 
@@ -31,12 +33,13 @@ class Role:
     """What an input is.
 
     Attributes:
-      kind: tokens, indices, types, positions, mask, additive_mask, image, cache, length, size, timestep, audio,
-        positive, boolean, integer, float or string.
+      kind: tokens, indices, types, positions, mask, additive_mask, image, cache, length, size, shape, timestep,
+        audio, positive, boolean, integer, float or string.
       table: rows of the smallest table that the values index; None where they index none.
       reason: what gave it away.
       pads: the graph compares the ids with a constant, so that 0 means padding.
       scale: the largest value of an image: 1, or 255 where the graph divides by it.
+      extents: the values of a shape that an operator takes for its result, None for an axis that may have any size.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class Role:
     reason: str = ""
     pads: bool = False
     scale: float = 1.0
+    extents: tuple[int | None, ...] = ()
 
 
 def role_of(spec: InputSpec, model: Model, index: GraphIndex, types: TypeTable) -> Role:
@@ -58,6 +62,9 @@ def role_of(spec: InputSpec, model: Model, index: GraphIndex, types: TypeTable) 
         return Role("mask" if "mask" in name else "boolean", reason="its name" if "mask" in name else "")
     if integer and seen.table is not None:
         return _index_role(name, seen)
+    if integer and seen.extents and spec.shape in ((len(seen.extents),), (None,)):
+        kind = "size" if seen.shaped == "Resize" else "shape"
+        return Role(kind, reason=f"{seen.shaped} takes it as a shape", extents=seen.extents)
     if "mask" in name or (integer and seen.masks):
         if not integer and seen.added and not seen.inverted:
             return Role("additive_mask", reason="it is added to something as it is")
@@ -122,6 +129,8 @@ class _Readers:
         self.compared = self.inverted = self.added = False
         self.positive = ""
         self.image_scale = 1.0
+        self.shaped = ""
+        self.extents: tuple[int | None, ...] = ()
 
     @property
     def masks(self) -> bool:
@@ -152,6 +161,8 @@ class _Readers:
             depth = self._index.constant(scope, node.input[1], self._model, 1)
             if depth is not None and depth.size == 1:
                 self._rows(int(depth.reshape(-1)[0]), node.input[1])
+        elif slot == _SHAPE_SLOTS.get(op):
+            self._shape(scope, node)
         elif "EmbedLayerNorm" in op and slot < 2:
             self._table(scope, node.input[2 if slot == 0 else 4], 0)
         elif op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not"):
@@ -174,6 +185,23 @@ class _Readers:
             self.positive = "Div"
         elif (node.op_type == "Div" and factor > 20) or (node.op_type == "Mul" and 0 < factor < 0.05):
             self.image_scale = 255.0
+
+    def _shape(self, scope: Scope, node: NodeProto) -> None:
+        """What the result's shape is known to be; where it is not, a Resize leaves batch and channels as they are."""
+        made = self._types.of(scope, node.output[0]).shape
+        taken = self._types.of(scope, node.input[0]).shape if node.op_type == "Resize" else None
+        if made is None:
+            made = (*taken[:2], *[None] * (len(taken) - 2)) if taken else ()
+        chosen = next((a.ints for a in node.attribute if a.name == "axes"), range(len(made)))
+        self.shaped = node.op_type
+        self.extents = tuple(self._extent(made, taken, axis) for axis in chosen)
+
+    @staticmethod
+    def _extent(made: tuple[Dim, ...], taken: tuple[Dim, ...] | None, axis: int) -> int | None:
+        known = made[axis] if -len(made) <= axis < len(made) else None
+        if not isinstance(known, int) and taken and 0 <= axis < 2:
+            known = taken[axis]
+        return known if isinstance(known, int) else None
 
     def _table(self, scope: Scope, data: str, axis: int) -> None:
         holder = self._index.resolve(scope, data)

@@ -113,8 +113,10 @@ def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.rand
             return generator.integers(0, 2, shape).astype(bool)
         case "length":
             return np.full(shape, sizes.sequence)
-        case "size":
-            return np.full(shape, sizes.image)
+        case "size" | "shape":
+            free = sizes.image if role.kind == "size" else sizes.other
+            wanted = [free if extent is None else extent for extent in role.extents]
+            return np.array(wanted).reshape(shape) if wanted else np.full(shape, free)
         case "timestep":
             return np.full(shape, 500)
         case "image":

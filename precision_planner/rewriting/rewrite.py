@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from precision_planner.errors import ConversionError
-from precision_planner.model import GraphIndex, Model, NodeId, infer_types
+from precision_planner.model import GraphIndex, Model, NodeId, Scope, infer_types
 from precision_planner.model.inputs import load_inputs
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.planning.selectors import CATEGORIES, pattern_kinds, select, split_selector
@@ -267,14 +267,17 @@ class _Rewrite:
 
     def _raise_for_bf16(self, model: Model, decisions: Mapping[NodeId, Decision]) -> tuple[Model, list[str]]:
         """Raise the opset where a node that is to compute in BF16 has it only there."""
-        wanted = {node for node, decision in decisions.items() if decision.precision == "bf16"}
         everything = self.precision == "bf16"
-        if model.opset >= BF16_OPSET or not (everything or wanted):
+        if model.opset >= BF16_OPSET or not (everything or any(d.precision == "bf16" for d in decisions.values())):
             return model, []
         index = GraphIndex(model.proto)
+
+        def wanted(scope: Scope, position: int) -> bool:
+            decision = decisions.get(index.node_id(scope, position))
+            return everything if decision is None else decision.precision == "bf16"
+
         gains = any(
-            (everything or index.node_id(scope, position) in wanted)
-            and _gains_bf16(model, node, opset_of(model.proto, scope, ""))
+            wanted(scope, position) and _gains_bf16(model, node, opset_of(model.proto, scope, ""))
             for scope, position, node in index.nodes()
         )
         if not gains:

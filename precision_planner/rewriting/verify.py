@@ -12,9 +12,11 @@ import onnx
 
 from precision_planner._extras import require
 from precision_planner.errors import MissingExtraError
-from precision_planner.model import Model
+from precision_planner.model import GraphIndex, Model
+from precision_planner.typing.schemas import TYPE_ATTRIBUTES
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+_TYPE_NAMES = frozenset(TYPE_ATTRIBUTES.values())
 
 
 def verify_typed(original: Model, typed: Model) -> dict[str, Any]:
@@ -68,12 +70,13 @@ def _load(ort: Any, path: Path, level: str) -> str:
 
 
 def _uses(model: Model, element: int) -> bool:
-    for graph_tensor in model.proto.graph.initializer:
-        if graph_tensor.data_type == element:
-            return True
-    for node in model.proto.graph.node:
+    """Whether anything in the model, bodies and local functions included, names an element type."""
+    index = GraphIndex(model.proto)
+    if any(tensor.data_type == element for scope in index.scopes for tensor in scope.initializers.values()):
+        return True
+    for _, _, node in index.nodes():
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i == element:
+            if attribute.name in _TYPE_NAMES and attribute.i == element:
                 return True
             if attribute.HasField("t") and attribute.t.data_type == element:
                 return True

@@ -48,6 +48,9 @@ STEP = 16
 CHUNKS = 8
 """Partial products that stand for the steps: with 4 the error of sums that cancel is half as large again."""
 
+_FIRST_OPSET = 7
+"""Below it onnxruntime has no Add, by which the partial products are summed."""
+
 _RUN_TIME_OPSET = 13
 """Split takes sizes that are computed from here on."""
 
@@ -77,7 +80,7 @@ class Product:
 
 
 def product_of(node: NodeProto, scope: Scope, types: TypeTable, opset: int) -> Product | None:
-    """How a node's summation is cut; None where it has at most one step, sums nothing, or its shapes are unknown.
+    """How a node's summation is cut; None where it has at most one step, sums nothing, or cannot be cut.
 
     Args:
       node: any node.
@@ -85,7 +88,7 @@ def product_of(node: NodeProto, scope: Scope, types: TypeTable, opset: int) -> P
       types: of the values.
       opset: the model's.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type not in PRODUCTS:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in PRODUCTS or opset < _FIRST_OPSET:
         return None
     first, second = (types.of(scope, node.input[slot]).shape for slot in (0, 1))
     if second is None:

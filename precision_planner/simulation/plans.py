@@ -211,7 +211,7 @@ def with_accumulation(
     """A plan in which the products that read and write FP16 also add up in it.
 
     Products that read or write FP32 or BF16 have FP32 accumulators. So have, for want of better, those whose
-    operands' ranks are unknown, and at an opset below 13 those whose length is known only at run time.
+    operands' ranks are unknown, and at an opset below 13 those whose length is known only at run time (all, below 7).
 
     Args:
       plan: of the model.

@@ -1,8 +1,8 @@
 """What an operator's schema allows and a runtime refuses all the same.
 
 Found by converting the one-node models of ONNX's own backend test suite (1,067 of which go low) and giving each to
-onnxruntime 1.32 (CPU provider, every optimization level) and to TensorRT-RTX 1.7.1's parser and builder, where the
-FP32 original passes. onnxruntime casts around most operators for which it has no float16 kernel.
+onnxruntime 1.32 (CPU provider: loaded at every optimization level, and run) and to TensorRT-RTX 1.7.1's parser and
+builder, where the FP32 original passes. onnxruntime casts around most operators for which it has no float16 kernel.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ _REFUSED: Mapping[str, tuple[frozenset[int], str]] = {
     "RandomUniformLike": (_BRAIN, "TensorRT's parser takes float and float16 only"),
 }
 
+_REDUCTIONS: Mapping[str, frozenset[bytes]] = {
+    "ScatterElements": frozenset({b"add", b"mul"}),
+    "ScatterND": frozenset({b"add", b"max", b"min", b"mul"}),
+}
+"""Reductions that onnxruntime loads in float16 and stops at when it runs them."""
+
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _SEQUENCE_LENS = 4
 
@@ -46,5 +52,9 @@ def lacks(node: onnx.NodeProto) -> Mapping[int, str]:
         return {}
     if node.op_type in _RECURRENT and len(node.input) > _SEQUENCE_LENS and node.input[_SEQUENCE_LENS]:
         return dict.fromkeys(_BOTH, f"{node.op_type} with sequence_lens: TensorRT's parser mixes FP32 into it")
+    reduction = next((given.s for given in node.attribute if given.name == "reduction"), b"none")
+    if reduction in _REDUCTIONS.get(node.op_type, ()):
+        reason = f"{node.op_type}: onnxruntime has no float16 kernel with reduction {reduction.decode()}"
+        return {int(TensorProto.FLOAT16): reason}
     found = _REFUSED.get(node.op_type)
     return {} if found is None else dict.fromkeys(found[0], f"{node.op_type}: {found[1]}")

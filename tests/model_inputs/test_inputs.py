@@ -98,6 +98,13 @@ def test_what_does_not_fit_is_named(batch: dict[str, np.ndarray], message: str) 
         list(load_inputs(batch, identity(x=(FLOAT, ["n", 2]))))
 
 
+def test_a_ragged_list_is_no_array() -> None:
+    ragged = {"x": [np.ones(2, np.float32), np.ones(3, np.float32)]}
+    for source in (ragged, [ragged]):
+        with pytest.raises(InputsError, match="the values given for 'x' are no array"):
+            list(load_inputs(source, identity(x=(FLOAT, ["n", 2]))))
+
+
 def test_widths_are_converted_where_every_value_fits() -> None:
     target = identity(i=(INT32, ["n"]), x=(FLOAT, ["n"]), m=(BOOL, ["n"]))
     given = {"i": np.array([7], np.int64), "x": np.array([0.5]), "m": np.array([1])}
@@ -229,6 +236,27 @@ def test_images_are_pictures_in_the_unit_interval() -> None:
     assert 0 <= image.min() < image.max() <= 1
     rows = image[0, 0]
     assert np.corrcoef(rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1))[0, 1] > 0.5, "neighbors resemble each other"
+
+
+@pytest.mark.parametrize(
+    ("op_type", "before", "made", "expected"),
+    [
+        ("Resize", ["", ""], [1, 3, None, None], [1, 3, 224, 224]),
+        ("Resize", ["", ""], [1, 3, 32, 48], [1, 3, 32, 48]),
+        ("Reshape", [], [3, 256], [3, 256]),
+        ("Expand", [], [2, 3, 16, 16], [2, 3, 16, 16]),
+    ],
+)
+def test_a_shape_is_that_of_the_result(op_type: str, before: list[str], made: list[Any], expected: list[int]) -> None:
+    """All axes at the size of an image would make 224 ** 4 values."""
+    node = helper.make_node(op_type, ["x", *before, "target"], ["y"])
+    source = model(
+        [node], {"x": (FLOAT, [1, 3, 16, 16]), "target": (INT64, [len(made)])}, {"y": (FLOAT, made)}, opset=17
+    )
+    batch = synthesise(Model.load(source)).first()
+    np.testing.assert_array_equal(batch["target"], expected)
+    with Session(Model.load(source)) as session:
+        assert session.run(batch)["y"].shape == tuple(expected)
 
 
 def test_every_element_type_that_can_be_made() -> None:

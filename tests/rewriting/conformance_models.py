@@ -679,6 +679,15 @@ def mixed_model() -> onnx.ModelProto:
 
 
 @_add
+def scatter_reductions() -> onnx.ModelProto:
+    """Scatters that add up, which onnxruntime loads in float16 but cannot run."""
+    return text(
+        "g (float[N,4] x, int64[2,1] i, int64[2,4] j, float[2,4] u) => (float[N,4] y) { e = Exp(x) "
+        'a = ScatterND<reduction = "add">(e, i, u) b = ScatterElements<reduction = "mul">(a, j, u) y = Tanh(b) }'
+    )
+
+
+@_add
 def sparse_initializer() -> onnx.ModelProto:
     model = text("g (float[2,4] x) => (float[2,4] y) { r = Relu(x) y = Add(r, s) }")
     values = helper.make_tensor("s", TensorProto.FLOAT, [2], [1.0, 2.0])

@@ -64,9 +64,10 @@ def test_a_second_run_changes_nothing(name: str, precision: str) -> None:
     assert twice.model.SerializeToString(deterministic=True) == once.SerializeToString(deterministic=True)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"half_model_with_island"}))
-def test_everything_kept_is_the_original(name: str) -> None:
-    model, result = _rewrite(name, "fp16", keep_fp32=["*"])
+def test_everything_kept_is_the_original(name: str, precision: str) -> None:
+    model, result = _rewrite(name, precision, keep_fp32=["*"])
     assert result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
 
 

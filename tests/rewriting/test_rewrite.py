@@ -132,6 +132,18 @@ def test_bf16_raises_the_opset_for_convolutions() -> None:
     assert result.report["work"]["bf16"] > 0
 
 
+def test_bf16_inside_a_body_is_not_judged_by_onnxruntime() -> None:
+    """Its CPU provider has no bfloat16 kernels, wherever the node stands."""
+    branch = "{ k = Constant<value = float[2] {1, 2}>() e = %s(k) %s = ArgMax<axis = 0>(e) }"
+    model = text(
+        f"g (bool c) => (int64[1] y) {{ y = If (c) <then_branch = t () => (int64[1] p) {branch % ('Exp', 'p')}, "
+        f"else_branch = f () => (int64[1] q) {branch % ('Neg', 'q')}> }}"
+    )
+    result = rewrite(model, precision="bf16", fuse=())
+    assert result.report["verification"]["passed"] is None
+    assert "no bfloat16 kernels" in result.report["verification"]["reason"]
+
+
 @pytest.mark.parametrize(
     ("io_types", "expected"),
     [("keep", (1, 1, 1, 1)), ("low", (10, 10, 10, 10)), ("low=past,present", (10, 1, 10, 1))],

@@ -249,6 +249,14 @@ def test_a_length_known_at_run_time_needs_opset_13() -> None:
     assert rms(in_half(new, feeds) - a @ b) > 2 * rms(pp.simulate(new, feeds)["y"] - a @ b)
 
 
+def test_below_opset_7_sums_stay_fp32() -> None:
+    """onnxruntime runs the convolution there, but has no Add to put partial products together."""
+    source, feeds = convolution("Conv", 64, 1, False, 6)
+    rng = np.random.default_rng(3)
+    feeds = {"x": half(rng.standard_normal(feeds["x"].shape))}
+    np.testing.assert_array_equal(in_half(source, feeds), pp.simulate(source, feeds)["y"])
+
+
 def test_only_products_that_compute_in_fp16_add_up_in_it() -> None:
     a, b = drawn("normal", 768, 1.0, 0)
     source, feeds = product(768, 96), {"a": a, "b": b}

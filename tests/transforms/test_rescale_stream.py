@@ -297,6 +297,22 @@ def test_convolutions_pools_clips_and_native_norms(opset):
     assert max(amax[(), name] for name in ("a_scaled", "d_scaled", "e_scaled", "f_scaled")) <= LIMIT / 4
 
 
+def test_statistics_that_are_no_constants_are_read_at_their_own_scale():
+    """A batch normalization whose statistics are computed, or given, cannot take the power up."""
+    x = floats(0, 1, 4, 6, 6, scale=50)
+    weights = {"w": floats(1, 4, 4, 1, 1, scale=300), "g": [1, 2, 3, 4], "h": [4, 3, 2, 1], "v": [4e6, 1e6, 2e6, 1e6]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        helper.make_node("BatchNormalization", ["r", "g", "h", "m", "v"], ["y"], "batch"),
+    ]
+    inputs = {"x": x, "m": np.array([1000, 2000, 3000, 4000], np.float32)}
+    proto = weighted(nodes, weights, inputs, {"y": 4})
+    amax = max(measured(proto, inputs)[(), name] for name in ("a", "r"))
+    assert LIMIT / 4 < amax < LIMIT
+    assert op_types(applied(proto, inputs, "r")) == ["Conv", "Relu", "Mul", "BatchNormalization"]
+
+
 def test_a_reader_that_needs_the_value_gets_it_by_a_mul_or_the_repair_is_refused():
     text = """g (float[1,2] x) => (float[1,2] y, float[1,2] z)
       <float[2,2] w = {300, 0, 0, 300}, float[2] g = {1, 1}> {

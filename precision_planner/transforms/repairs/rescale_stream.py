@@ -105,7 +105,8 @@ def _settle(stream: Stream, position: int, power: int) -> Treatment | str:
             constants = {treatment.weight: -degree}
             needs = {slot: need for slot, need in treatment.needs.items() if slot < 2}
             return replace(treatment, needs=needs, constants=constants, gives={}, offers={})
-    if node.op_type == "BatchNormalization" and not _takes(stream, position, 1, -power * treatment.constants[1], None):
+    scale = treatment.constants.get(1, 0) if node.op_type == "BatchNormalization" else 0
+    if scale and not _takes(stream, position, 1, -power * scale, None):
         return replace(treatment, needs={}, constants={}, gives={}, offers=treatment.offers)
     return treatment
 
