@@ -5,9 +5,9 @@ its weights; a product loses the 16-bit tensor cores; a product inside an attent
 target fuses it, so that the scores go through memory. A Cast beside a pointwise operator, a normalization or a softmax
 is part of that kernel and costs nothing. Between two products it is a kernel of its own, which reads the value and
 writes it again; and where the value is reshaped or transposed on its way, as an attention's heads are, that is no
-longer part of a product's kernel either: three passes in all (`python -m benchmarks.tensorrt86.kernels massive.plan-first`).
-So what a region costs depends on its neighbors, and two neighboring products may cost more with one of them high than
-with both.
+longer part of a product's kernel either: three passes in all (`python -m benchmarks.tensorrt86.kernels
+massive.plan-first`). So what a region costs depends on its neighbors, and two neighboring products may cost more with
+one of them high than with both.
 
 The reference is NVIDIA's A100: 312 TFLOP/s in FP16, 156 in TF32, 19.5 in FP32, 1,555 GB/s (NVIDIA A100 Tensor Core GPU
 datasheet, https://www.nvidia.com/en-us/data-center/a100/). A kernel that is launched for nothing else takes 2 us.
