@@ -627,6 +627,39 @@ def microsoft_fused_matmul() -> onnx.ModelProto:
 
 
 @_add
+def microsoft_island() -> onnx.ModelProto:
+    """Operators that ONNX cannot infer the types of, around one that takes no bfloat16 (and, kept, no float16)."""
+    model = text(
+        "g (float[2,8] x) => (float[2,8] y) { a = com.microsoft.FusedMatMul<alpha: float = 0.5>(x, w) "
+        "q = com.microsoft.QuickGelu(a) r = Relu(q) "
+        'f = com.microsoft.FusedGemm<activation: string = "Relu">(r, w, b) '
+        "h = com.microsoft.Gelu(f) m = MatMul(h, w) y = com.microsoft.BiasGelu(m, b) }",
+        domains='"com.microsoft": 1',
+    )
+    return weights(model, w=normal(8, 8), b=normal(8))
+
+
+@_add
+def onnxruntimes_own_norms() -> onnx.ModelProto:
+    """What onnxruntime's optimizer writes: LayerNormalization below opset 17, and one that is in no opset."""
+    model = text(
+        "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, w) n = LayerNormalization<epsilon = 1e-5>(a, g, b) "
+        "c = MatMul(n, w) s = SimplifiedLayerNormalization<epsilon: float = 1e-6, axis: int = -1>(c, g) y = MatMul(s, w) }",
+        opset=14,
+    )
+    return weights(model, w=normal(8, 8), g=normal(8), b=normal(8))
+
+
+@_add
+def group_normalization_18() -> onnx.ModelProto:
+    """The version that opset 21 replaced: its schema is marked as deprecated."""
+    model = text(
+        "g (float[2,4,3,3] x) => (float[2,4,3,3] y) { a = Tanh(x) y = GroupNormalization<num_groups = 2>(a, s, b) }", 18
+    )
+    return weights(model, s=normal(2), b=normal(2))
+
+
+@_add
 def unknown_op() -> onnx.ModelProto:
     model = text(
         "g (float[N,4] x) => (float[N,4] y) { a = Exp(x) b = mine.Thing(a) c = Add(b, w) y = Relu(c) }",
