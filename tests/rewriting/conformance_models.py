@@ -592,6 +592,14 @@ def unsorted_graph() -> onnx.ModelProto:
 
 
 @_add
+def output_listed_twice() -> onnx.ModelProto:
+    """One value under two entries of the outputs, which onnxruntime takes."""
+    model = text("g (float[N,4] x) => (float[N,4] y) { e = Exp(x) y = Tanh(e) }")
+    model.graph.output.append(model.graph.output[0])
+    return model
+
+
+@_add
 def names_taken() -> onnx.ModelProto:
     """Values that already have the names which Casts would get, and unnamed nodes."""
     return text("g (float[N,4] x) => (float[N,4] y) { x__fp16 = Exp(x) y__fp16 = Relu(x__fp16) y = Add(x, y__fp16) }")
@@ -634,6 +642,17 @@ def microsoft_island() -> onnx.ModelProto:
         "q = com.microsoft.QuickGelu(a) r = Relu(q) "
         'f = com.microsoft.FusedGemm<activation: string = "Relu">(r, w, b) '
         "h = com.microsoft.Gelu(f) m = MatMul(h, w) y = com.microsoft.BiasGelu(m, b) }",
+        domains='"com.microsoft": 1',
+    )
+    return weights(model, w=normal(8, 8), b=normal(8))
+
+
+@_add
+def microsoft_before_island() -> onnx.ModelProto:
+    """All that goes low in bfloat16 is an operator whose types ONNX cannot infer."""
+    model = text(
+        "g (float[2,8] x) => (float[2,8] y) { a = com.microsoft.FusedMatMul<alpha: float = 0.5>(x, w) "
+        'q = com.microsoft.QuickGelu(a) y = com.microsoft.FusedGemm<activation: string = "Relu">(q, w, b) }',
         domains='"com.microsoft": 1',
     )
     return weights(model, w=normal(8, 8), b=normal(8))
