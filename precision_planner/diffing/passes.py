@@ -93,7 +93,7 @@ def batches_of(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, 
 def output_pairs(
     expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Outputs of one name, as arrays: sequences element by element, empty optionals left out.
+    """Outputs of one name, as arrays: maps as rows, sequences element by element, empty optionals left out.
 
     Raises:
       InputsError: the candidate lacks an output, or has it in another shape.
@@ -103,8 +103,8 @@ def output_pairs(
         raise InputsError(
             f"{candidate} lacks the output '{missing[0]}' of {reference}; it has {', '.join(given) or 'none'}"
         )
-    for name, a in expected.items():
-        b = given[name]
+    for name in expected:
+        a, b = _as_rows(expected[name]), _as_rows(given[name])
         if isinstance(a, list) and isinstance(b, list):
             if len(a) != len(b):
                 raise InputsError(
@@ -114,6 +114,14 @@ def output_pairs(
                 yield f"{name}[{number}]", _same_shape(name, np.asarray(x), np.asarray(y), candidate)
         elif a is not None and b is not None:
             yield name, _same_shape(name, np.asarray(a), np.asarray(b), candidate)
+
+
+def _as_rows(value: Any) -> Any:
+    """A sequence of maps (of class to probability) as one row a map, in the order of the keys; all else as it is."""
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        return value
+    keys = sorted({key for entry in value for key in entry})
+    return np.array([[entry.get(key, np.nan) for key in keys] for entry in value])
 
 
 def _same_shape(name: str, a: np.ndarray, b: np.ndarray, candidate: str) -> tuple[np.ndarray, np.ndarray]:
