@@ -433,6 +433,16 @@ def random_like() -> onnx.ModelProto:
 
 
 @_add
+def random_like_of_integers() -> onnx.ModelProto:
+    """Shape from one input, type from the attribute."""
+    model = text(
+        "g (float[2,4] x, int64[2,4] i) => (float[2,4] y) { r = Relu(x) u = RandomUniformLike<dtype=1>(i) "
+        "n = RandomNormalLike<dtype=1>(i) s = Add(n, u) h = Mul(s, zero) y = Add(r, h) }"
+    )
+    return weights(model, zero=np.array(0, np.float32))
+
+
+@_add
 def eye_like() -> onnx.ModelProto:
     return text("g (float[4,4] x) => (float[4,4] y) { e = EyeLike(x) r = Relu(x) y = Add(r, e) }")
 
@@ -656,6 +666,17 @@ def microsoft_before_island() -> onnx.ModelProto:
         domains='"com.microsoft": 1',
     )
     return weights(model, w=normal(8, 8), b=normal(8))
+
+
+@_add
+def microsoft_alone() -> onnx.ModelProto:
+    """A model that does not import the default domain, which has the Cast."""
+    model = text(
+        "g (float[4] x) => (float[4] y) { a = com.microsoft.Gelu(x) y = com.microsoft.QuickGelu(a) }",
+        domains='"com.microsoft": 1',
+    )
+    del model.opset_import[0]
+    return model
 
 
 @_add
