@@ -743,6 +743,15 @@ def half_model_with_island() -> onnx.ModelProto:
 
 
 @_add
+def weights_stored_in_half() -> onnx.ModelProto:
+    """An FP32 model whose weights take half the room, cast up before they are used."""
+    model = text(
+        "g (float[N,8] x) => (float[N,4] y) { c = Cast<to=1>(w) m = MatMul(x, c) f = Cast<to=1>(b) y = Add(m, f) }"
+    )
+    return weights(model, w=normal(8, 4).astype(np.float16), b=normal(4).astype(np.float16))
+
+
+@_add
 def mixed_model() -> onnx.ModelProto:
     """Half an encoder in float16 and a layer left in FP32 behind a Cast."""
     model = text(
