@@ -48,6 +48,32 @@ def sad(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).sum(axis=1).max())
 
 
+def test_maps_are_compared_by_their_values() -> None:
+    """What scikit-learn's converter ends with: a list of dictionaries beside the numbers."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("ZipMap", ["y"], ["named"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+    ]
+    weights = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    keys = onnx.TypeProto()
+    keys.map_type.key_type = onnx.TensorProto.INT64
+    keys.map_type.value_type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 3])],
+        [
+            helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4, 2]),
+            helper.make_value_info("named", helper.make_sequence_type_proto(keys)),
+        ],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    planned = pp.plan(helper.make_model(graph, opset_imports=imports, ir_version=8), tolerance={"rel_l2": 1e-2})
+    assert planned.passed
+    assert planned.plan.predicted["named"]["rel_l2"] == planned.plan.predicted["y"]["rel_l2"] > 0
+
+
 def test_plain_fp16_is_garbage_and_the_plan_is_not(massive) -> None:
     """Judged against the float64 forward pass, not against our own reference."""
     path, inputs = massive

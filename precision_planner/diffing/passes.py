@@ -97,7 +97,7 @@ def batches_of(inputs: Inputs | None, reference: Runner) -> Iterator[tuple[str, 
 def output_pairs(
     expected: Mapping[str, Any], given: Mapping[str, Any], reference: str, candidate: str
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Outputs of one name, as arrays: sequences element by element; optionals that both leave empty are left out.
+    """Outputs of one name, as arrays: maps as rows, sequences element by element; what both leave empty left out.
 
     Raises:
       InputsError: the candidate lacks an output, or has it in another shape or of another kind.
@@ -107,8 +107,8 @@ def output_pairs(
         raise InputsError(
             f"{candidate} lacks the output '{missing[0]}' of {reference}; it has {', '.join(given) or 'none'}"
         )
-    for name, a in expected.items():
-        b = given[name]
+    for name in expected:
+        a, b = _as_rows(expected[name]), _as_rows(given[name])
         if _kind(a) != _kind(b):
             raise InputsError(
                 f"output '{name}' is {_kind(a)} in {reference} and {_kind(b)} in {candidate}; "
@@ -127,6 +127,14 @@ def output_pairs(
 
 def _kind(value: Any) -> str:
     return "empty" if value is None else "a sequence" if isinstance(value, list) else "an array"
+
+
+def _as_rows(value: Any) -> Any:
+    """A sequence of maps (of class to probability) as one row a map, in the order of the keys; all else as it is."""
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        return value
+    keys = sorted({key for entry in value for key in entry})
+    return np.array([[entry.get(key, np.nan) for key in keys] for entry in value])
 
 
 def _comparable(name: str, a: np.ndarray, b: np.ndarray, candidate: str) -> tuple[np.ndarray, np.ndarray]:

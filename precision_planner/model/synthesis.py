@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,13 @@ def synthesise(model: Model, *, seed: int = 0) -> Inputs:
 
 def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Sizes, seed: int = 0) -> Batch:
     """One batch; all inputs of it agree on which tokens are padding."""
+    guesses = [(dim, _size(dim, axis, s, roles[s.name], sizes)) for s in specs for axis, dim in enumerate(_dims(s))]
+    named = _agreed((dim, size) for dim, size in guesses if isinstance(dim, str))
     shapes = {
-        spec.name: tuple(_size(dim, axis, spec, roles[spec.name], sizes) for axis, dim in enumerate(_dims(spec)))
+        spec.name: tuple(
+            named[dim] if isinstance(dim, str) else _size(dim, axis, spec, roles[spec.name], sizes)
+            for axis, dim in enumerate(_dims(spec))
+        )
         for spec in specs
     }
     batch: Batch = {}
@@ -89,6 +95,14 @@ def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Size
         values = _values(roles[spec.name], shapes[spec.name], sizes, generator)
         batch[spec.name] = _store(values, spec.dtype)
     return batch
+
+
+def _agreed(guesses: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """One size for each name: what most axes of that name would be by themselves, the first of them in a tie."""
+    counts: dict[str, Counter[int]] = {}
+    for name, size in guesses:
+        counts.setdefault(name, Counter())[size] += 1
+    return {name: found.most_common(1)[0][0] for name, found in counts.items()}
 
 
 def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.random.Generator) -> np.ndarray:

@@ -158,7 +158,7 @@ class _Writer:
             position = main.producer(name)
             if wanted is None or stored is None or wanted == stored or position is None:
                 continue
-            if ((), name) in self.assignment.constants:
+            if ((), name) in self.assignment.constants or ((), name) in self.stored_name:  # listed twice
                 continue
             inner = self.names.fresh(f"{name}__{SUFFIX[stored]}")
             self.stored_name[(), name] = inner

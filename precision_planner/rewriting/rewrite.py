@@ -34,7 +34,7 @@ from precision_planner.typing import (
     TypingOptions,
     assign_types,
 )
-from precision_planner.typing.elements import opset_of
+from precision_planner.typing.elements import find_elements, opset_of
 from precision_planner.typing.schemas import DATA_MOVEMENT, op_types
 
 BF16_OPSET = 22
@@ -398,11 +398,11 @@ def _gains_bf16(model: Model, node: onnx.NodeProto, opset: int) -> bool:
 def _is_low_already(model: Model, element: int) -> bool:
     """Whether a model computes in the low type as it comes."""
     index = GraphIndex(model.proto)
-    types = infer_types(model, index)
+    elements = find_elements(model, index)
     return any(
         node.op_type not in ("Cast", "Constant", "Identity")
-        and any(types.of(s, o).elem_type == element for o in node.output)
-        for s, _, node in index.nodes()
+        and any(elements.of(index, scope, output).elem_type == element for output in node.output)
+        for scope, _, node in index.nodes()
     )
 
 

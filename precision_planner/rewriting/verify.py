@@ -16,6 +16,7 @@ from precision_planner.model import GraphIndex, Model
 from precision_planner.typing.schemas import TYPE_ATTRIBUTES
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+_NO_BRAIN = "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
 _TYPE_NAMES = frozenset(TYPE_ATTRIBUTES.values())
 
 
@@ -38,8 +39,9 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
         ort = require("onnxruntime", extra="cpu", purpose="verifying the typed model")
     except MissingExtraError as error:
         return None, str(error)
-    if _uses(typed, onnx.TensorProto.BFLOAT16) and not _uses(original, onnx.TensorProto.BFLOAT16):
-        return None, "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
+    brain = _uses(typed, onnx.TensorProto.BFLOAT16)
+    if brain and not _uses(original, onnx.TensorProto.BFLOAT16):
+        return None, _NO_BRAIN
     error_text = ""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "typed.onnx"
@@ -50,6 +52,8 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
                 break
         if not error_text:
             return True, ""
+        if brain and "NOT_IMPLEMENTED" in error_text:
+            return None, _NO_BRAIN
         before = Path(folder) / "original.onnx"
         original.save(before)
         refused = _load(ort, before, "ORT_DISABLE_ALL")

@@ -1,11 +1,10 @@
-"""What the ONNX operator schemas say about 16-bit types, and which operators round nothing."""
+"""What the operator schemas say about 16-bit types, and which operators round nothing."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import onnx
 from onnx import NodeProto, TensorProto
+
+from precision_planner.typing.schemas import OpTypes, Slot, op_types
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -55,13 +54,8 @@ _NEVER_LOW = frozenset(
 )  # fmt: skip
 """Not asked for their types: they read shapes, hold bodies (whose nodes are asked), or belong to quantization."""
 
-
-@lru_cache(maxsize=4096)
-def _schema(op_type: str, domain: str, version: int) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        return None
+_NEWEST = 1000
+"""An opset beyond all: an operator's newest version."""
 
 
 def low_slots(node: NodeProto, opsets: dict[str, int], elem_type: int) -> tuple[frozenset[int], frozenset[int]] | None:
@@ -75,47 +69,42 @@ def low_slots(node: NodeProto, opsets: dict[str, int], elem_type: int) -> tuple[
       opsets: the model's, "" for the default domain.
       elem_type: FLOAT16 or BFLOAT16.
     """
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    if node.op_type in _NEVER_LOW and not domain:
+    if node.op_type in _NEVER_LOW:
         return None
-    schema = _schema(node.op_type, domain, opsets.get(domain, 1))
+    schema = _schema(node, opsets)
     if schema is None:
         return None
     typed_by = schema
     if elem_type == TensorProto.BFLOAT16:
-        typed_by = _schema(node.op_type, domain, onnx.defs.onnx_opset_version() if not domain else 1000) or schema
-    wanted = f"tensor({TensorProto.DataType.Name(elem_type).lower()})"
-    low = {c.type_param_str for c in typed_by.type_constraints if wanted in c.allowed_type_strs}
-    inputs = frozenset(i for i in range(len(node.input)) if node.input[i] and _formal(schema.inputs, i) in low)
-    outputs = frozenset(i for i in range(len(node.output)) if node.output[i] and _formal(schema.outputs, i) in low)
+        typed_by = op_types(node.op_type, node.domain, _NEWEST) or schema
+    low = {slot.parameter for slot in (*typed_by.inputs, *typed_by.outputs) if elem_type in slot.elements}
+    inputs = frozenset(i for i in range(len(node.input)) if node.input[i] and _parameter(schema.input(i)) in low)
+    outputs = frozenset(i for i in range(len(node.output)) if node.output[i] and _parameter(schema.output(i)) in low)
     return (inputs, outputs) if inputs or outputs else None
 
 
 def output_like_input(node: NodeProto, opsets: dict[str, int]) -> dict[int, int | str]:
     """Where an output's type comes from: the index of an input that shares it, or a fixed type's string."""
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    schema = _schema(node.op_type, domain, opsets.get(domain, 1))
+    schema = _schema(node, opsets)
     if schema is None:
         return {}
     found: dict[int, int | str] = {}
     for position in range(len(node.output)):
-        formal = _formal(schema.outputs, position)
-        if formal.startswith("tensor("):
-            found[position] = formal
+        parameter = _parameter(schema.output(position))
+        if parameter.startswith("tensor("):
+            found[position] = parameter
             continue
         for slot in range(len(node.input)):
-            if node.input[slot] and formal and _formal(schema.inputs, slot) == formal:
+            if node.input[slot] and parameter and _parameter(schema.input(slot)) == parameter:
                 found[position] = slot
                 break
     return found
 
 
-def _formal(formals: object, position: int) -> str:
-    listed = list(formals)  # type: ignore[call-overload]
-    if not listed:
-        return ""
-    if position >= len(listed):
-        last = listed[-1]
-        variadic = last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic
-        return str(last.type_str) if variadic and last.is_homogeneous else ""
-    return str(listed[position].type_str)
+def _schema(node: NodeProto, opsets: dict[str, int]) -> OpTypes | None:
+    return op_types(node.op_type, node.domain, opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
+
+
+def _parameter(slot: Slot | None) -> str:
+    """The type parameter of an argument; "" where nothing is known to share its type."""
+    return slot.parameter if slot is not None and slot.homogeneous else ""

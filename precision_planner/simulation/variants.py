@@ -106,7 +106,7 @@ class BlockRunner:
         return self._pool
 
     def run(self, plan: RoundingPlan, *, which: Sequence[int] | None = None, remember: bool = False) -> list[Outputs]:
-        """The model's outputs under a plan.
+        """The model's outputs under a plan; those that are no arrays, sequences and maps, are left out.
 
         Args:
           plan: where to round; an empty one gives the FP32 model's answers.
@@ -126,7 +126,7 @@ class BlockRunner:
             self.stats.blocks_whole += self.blocks
             passed = self._run_batch(number, plan, signatures, changed)
             last = passed[self.blocks]
-            results.append({name: last[name].numpy() if name in last else self._stored[name] for name in self._outputs})
+            results.append(self._arrays(last))
             ends.append(passed)
         if remember:
             for number, kept in zip(numbers, self._thinned(ends), strict=True):
@@ -144,6 +144,11 @@ class BlockRunner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _arrays(self, alive: Alive) -> Outputs:
+        """What the model returns, but for sequences and maps, which are no arrays."""
+        names = [name for name in self._outputs if name not in alive or alive[name].is_tensor()]
+        return {name: alive[name].numpy() if name in alive else self._stored[name] for name in names}
 
     def _run_batch(
         self, number: int, plan: RoundingPlan, signatures: Sequence[Signature], changed: Sequence[int]

@@ -55,7 +55,8 @@ def deliberate_islands(index: GraphIndex, elements: Elements, wide: int) -> dict
 
     An FP32 region that meets a Cast from or to a 16-bit type is left as it is, with one exception: a region that
     holds layers (products with weights of 16 KiB and more) and was not cast by this program is the part of a mixed
-    model that nobody has converted yet.
+    model that nobody has converted yet. The Cast of a constant does not count: it says how the constant is stored,
+    not how anything is computed.
     """
     if not any(value.elem_type in LOW_TYPES for value in elements.types.values()):
         return {}
@@ -102,6 +103,8 @@ class _Regions:
             self._layers.add(number)
 
     def _visit_cast(self, scope: Scope, node: onnx.NodeProto) -> None:
+        if self._is_constant(scope, node.input[0]):
+            return
         before = self.elements.of(self.index, scope, node.input[0]).elem_type
         after = self.elements.of(self.index, scope, node.output[0]).elem_type
         for name, other in ((node.input[0], after), (node.output[0], before)):
@@ -127,6 +130,13 @@ class _Regions:
         if key not in self._value:
             self._value[key] = self._new()
         return self._value[key]
+
+    def _is_constant(self, scope: Scope, name: str) -> bool:
+        holder = self.index.resolve(scope, name)
+        if holder is None or holder.is_overridable(name):
+            return False
+        producer = holder.producer_node(name)
+        return name in holder.initializers or (producer is not None and producer.op_type == "Constant")
 
     def _is_layer(self, scope: Scope, name: str) -> bool:
         holder = self.index.resolve(scope, name) if name else None

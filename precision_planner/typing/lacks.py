@@ -38,6 +38,8 @@ _REDUCTIONS: Mapping[str, frozenset[bytes]] = {
 }
 """Reductions that onnxruntime loads in float16 and stops at when it runs them."""
 
+_RANDOM_LIKE = frozenset({"RandomNormalLike", "RandomUniformLike"})
+
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _SEQUENCE_LENS = 4
 
@@ -56,5 +58,7 @@ def lacks(node: onnx.NodeProto) -> Mapping[int, str]:
     if reduction in _REDUCTIONS.get(node.op_type, ()):
         reason = f"{node.op_type}: onnxruntime has no float16 kernel with reduction {reduction.decode()}"
         return {int(TensorProto.FLOAT16): reason}
+    if node.op_type in _RANDOM_LIKE and any(given.name == "dtype" for given in node.attribute):
+        return dict.fromkeys(_BOTH, f"{node.op_type} with dtype: onnxruntime has no kernel whose two types differ")
     found = _REFUSED.get(node.op_type)
     return {} if found is None else dict.fromkeys(found[0], f"{node.op_type}: {found[1]}")

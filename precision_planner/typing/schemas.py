@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -94,9 +94,9 @@ def op_types(op_type: str, domain: str, version: int) -> OpTypes | None:
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
-        return _microsoft_table().get(op_type) if domain == "com.microsoft" else None
-    if schema.deprecated:
-        # Upsample 10, Scatter 11: deprecated versions have no arguments to read; the version before has.
+        return _microsoft_table().get(op_type) if domain == "com.microsoft" else _onnxruntime_own(op_type, domain)
+    if schema.deprecated and not schema.inputs:
+        # Upsample 10, Scatter 11: some deprecated versions have no arguments to read; the version before has.
         return op_types(op_type, domain, schema.since_version - 1) if schema.since_version > 1 else None
     constraints = {c.type_param_str: tuple(c.allowed_type_strs) for c in schema.type_constraints}
 
@@ -129,12 +129,12 @@ def make_slot(parameter: str, allowed: tuple[str, ...], variadic: bool, homogene
 
 @cache
 def _microsoft_table() -> Mapping[str, OpTypes]:
-    """com.microsoft operators, from onnxruntime's schemas (see benchmarks/microsoft_ops.py)."""
+    """com.microsoft operators, from onnxruntime's own schemas."""
     text = resources.files("precision_planner.typing").joinpath("microsoft_ops.json").read_text(encoding="utf-8")
 
     def slots(entries: list[list[object]], constraints: dict[str, list[str]]) -> tuple[Slot, ...]:
         return tuple(
-            make_slot(str(param), tuple(constraints.get(str(param), [str(param)])), option == "V", False)
+            make_slot(str(param), tuple(constraints.get(str(param), [str(param)])), option == "V", option != "V")
             for param, option in entries
         )
 
@@ -148,6 +148,18 @@ def _microsoft_table() -> Mapping[str, OpTypes]:
         )
         for name, entry in json.loads(text)["operators"].items()
     }
+
+
+def _onnxruntime_own(op_type: str, domain: str) -> OpTypes | None:
+    """Operators that onnxruntime's optimizer writes into the standard domain although they are not in it."""
+    if domain or op_type not in ("LayerNormalization", "SimplifiedLayerNormalization"):
+        return None
+    standard = op_types("LayerNormalization", "", 17)
+    assert standard is not None
+    if op_type == "LayerNormalization":
+        return standard
+    # X, scale -> Y, InvStdDev: no bias, and no mean
+    return replace(standard, op_type=op_type, inputs=standard.inputs[:2], outputs=standard.outputs[::2])
 
 
 DATA_MOVEMENT = frozenset(

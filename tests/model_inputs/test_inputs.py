@@ -238,6 +238,19 @@ def test_images_are_pictures_in_the_unit_interval() -> None:
     assert np.corrcoef(rows[:, :-1].reshape(-1), rows[:, 1:].reshape(-1))[0, 1] > 0.5, "neighbors resemble each other"
 
 
+def test_axes_of_one_name_have_one_size() -> None:
+    """What `load_inputs` refuses from others is not made up: a mask [s, s] beside [batch, s] and [batch, s, 16]."""
+    source = identity(
+        x=(FLOAT, ["batch", "s", 16]), ids=(INT64, ["batch", "s"]), mask=(BOOL, ["s", "s"]), n=(FLOAT, ["s"])
+    )
+    for batch in synthesise(source):
+        length = batch["x"].shape[1]
+        assert batch["ids"].shape == (batch["x"].shape[0], length)
+        assert batch["mask"].shape == (length, length)
+        assert batch["n"].shape == (length,)
+        list(load_inputs(batch, source))
+
+
 @pytest.mark.parametrize(
     ("op_type", "before", "made", "expected"),
     [

@@ -433,6 +433,16 @@ def random_like() -> onnx.ModelProto:
 
 
 @_add
+def random_like_of_integers() -> onnx.ModelProto:
+    """Shape from one input, type from the attribute."""
+    model = text(
+        "g (float[2,4] x, int64[2,4] i) => (float[2,4] y) { r = Relu(x) u = RandomUniformLike<dtype=1>(i) "
+        "n = RandomNormalLike<dtype=1>(i) s = Add(n, u) h = Mul(s, zero) y = Add(r, h) }"
+    )
+    return weights(model, zero=np.array(0, np.float32))
+
+
+@_add
 def eye_like() -> onnx.ModelProto:
     return text("g (float[4,4] x) => (float[4,4] y) { e = EyeLike(x) r = Relu(x) y = Add(r, e) }")
 
@@ -592,6 +602,14 @@ def unsorted_graph() -> onnx.ModelProto:
 
 
 @_add
+def output_listed_twice() -> onnx.ModelProto:
+    """One value under two entries of the outputs, which onnxruntime takes."""
+    model = text("g (float[N,4] x) => (float[N,4] y) { e = Exp(x) y = Tanh(e) }")
+    model.graph.output.append(model.graph.output[0])
+    return model
+
+
+@_add
 def names_taken() -> onnx.ModelProto:
     """Values that already have the names which Casts would get, and unnamed nodes."""
     return text("g (float[N,4] x) => (float[N,4] y) { x__fp16 = Exp(x) y__fp16 = Relu(x__fp16) y = Add(x, y__fp16) }")
@@ -624,6 +642,61 @@ def microsoft_fused_matmul() -> onnx.ModelProto:
         domains='"com.microsoft": 1',
     )
     return weights(model, w=normal(8, 4))
+
+
+@_add
+def microsoft_island() -> onnx.ModelProto:
+    """Operators that ONNX cannot infer the types of, around one that takes no bfloat16 (and, kept, no float16)."""
+    model = text(
+        "g (float[2,8] x) => (float[2,8] y) { a = com.microsoft.FusedMatMul<alpha: float = 0.5>(x, w) "
+        "q = com.microsoft.QuickGelu(a) r = Relu(q) "
+        'f = com.microsoft.FusedGemm<activation: string = "Relu">(r, w, b) '
+        "h = com.microsoft.Gelu(f) m = MatMul(h, w) y = com.microsoft.BiasGelu(m, b) }",
+        domains='"com.microsoft": 1',
+    )
+    return weights(model, w=normal(8, 8), b=normal(8))
+
+
+@_add
+def microsoft_before_island() -> onnx.ModelProto:
+    """All that goes low in bfloat16 is an operator whose types ONNX cannot infer."""
+    model = text(
+        "g (float[2,8] x) => (float[2,8] y) { a = com.microsoft.FusedMatMul<alpha: float = 0.5>(x, w) "
+        'q = com.microsoft.QuickGelu(a) y = com.microsoft.FusedGemm<activation: string = "Relu">(q, w, b) }',
+        domains='"com.microsoft": 1',
+    )
+    return weights(model, w=normal(8, 8), b=normal(8))
+
+
+@_add
+def microsoft_alone() -> onnx.ModelProto:
+    """A model that does not import the default domain, which has the Cast."""
+    model = text(
+        "g (float[4] x) => (float[4] y) { a = com.microsoft.Gelu(x) y = com.microsoft.QuickGelu(a) }",
+        domains='"com.microsoft": 1',
+    )
+    del model.opset_import[0]
+    return model
+
+
+@_add
+def onnxruntimes_own_norms() -> onnx.ModelProto:
+    """What onnxruntime's optimizer writes: LayerNormalization below opset 17, and one that is in no opset."""
+    model = text(
+        "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x, w) n = LayerNormalization<epsilon = 1e-5>(a, g, b) "
+        "c = MatMul(n, w) s = SimplifiedLayerNormalization<epsilon: float = 1e-6, axis: int = -1>(c, g) y = MatMul(s, w) }",
+        opset=14,
+    )
+    return weights(model, w=normal(8, 8), g=normal(8), b=normal(8))
+
+
+@_add
+def group_normalization_18() -> onnx.ModelProto:
+    """The version that opset 21 replaced: its schema is marked as deprecated."""
+    model = text(
+        "g (float[2,4,3,3] x) => (float[2,4,3,3] y) { a = Tanh(x) y = GroupNormalization<num_groups = 2>(a, s, b) }", 18
+    )
+    return weights(model, s=normal(2), b=normal(2))
 
 
 @_add
@@ -667,6 +740,15 @@ def half_model_with_island() -> onnx.ModelProto:
         "d = Div(f, s) h = Cast<to=10>(d) l = MatMul(h, w) o = Cast<to=1>(l) y = Softmax(o) }"
     )
     return weights(model, w=normal(8, 64).astype(np.float16))
+
+
+@_add
+def weights_stored_in_half() -> onnx.ModelProto:
+    """An FP32 model whose weights take half the room, cast up before they are used."""
+    model = text(
+        "g (float[N,8] x) => (float[N,4] y) { c = Cast<to=1>(w) m = MatMul(x, c) f = Cast<to=1>(b) y = Add(m, f) }"
+    )
+    return weights(model, w=normal(8, 4).astype(np.float16), b=normal(4).astype(np.float16))
 
 
 @_add

@@ -144,6 +144,16 @@ def test_bf16_inside_a_body_is_not_judged_by_onnxruntime() -> None:
     assert "no bfloat16 kernels" in result.report["verification"]["reason"]
 
 
+@pytest.mark.parametrize("stored", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_model_that_stores_its_weights_in_16_bits_computes_in_fp32(precision: str, stored: type) -> None:
+    model = text("g (float[N,8] x) => (float[N,4] y) { c = Cast<to=1>(w) m = MatMul(x, c) y = Relu(m) }")
+    model = weights(model, w=np.ones((8, 4), stored))
+    result = rewrite(model, precision=precision)
+    assert result.report["kept_fp32"] == []
+    assert result.report["verification"]["passed"] in (True, None)
+
+
 @pytest.mark.parametrize(
     ("io_types", "expected"),
     [("keep", (1, 1, 1, 1)), ("low", (10, 10, 10, 10)), ("low=past,present", (10, 1, 10, 1))],
