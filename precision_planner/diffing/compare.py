@@ -20,7 +20,7 @@ from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
 from precision_planner.diffing.run import Provider, Runner
 from precision_planner.diffing.sources import Side, open_side
 from precision_planner.diffing.verdict import find_first_divergence, grade_of, verdict_of
-from precision_planner.errors import InputsError, ModelError
+from precision_planner.errors import ConversionError, InputsError, ModelError
 from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs, take_rows
 from precision_planner.model.order import reads
@@ -28,7 +28,7 @@ from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.metrics import json_number, max_abs, rel_l2
 from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
-from precision_planner.simulation import inline_functions
+from precision_planner.simulation import inline_functions, is_typed_low
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 from precision_planner.simulation.tf32 import Tf32
@@ -90,6 +90,7 @@ def compare(
       progress: called with the number of steps done.
 
     Raises:
+      ConversionError: options of a simulation that is not done.
       ToleranceError, InputsError, ModelError, MissingExtraError: see there.
     """
     step = progress or (lambda _: None)
@@ -104,6 +105,8 @@ def compare(
         keep_fp32 = (*keep_fp32, *cand_side.kept("fp32"))
         keep_bf16 = (*keep_bf16, *cand_side.kept("bf16"))
         accumulation = accumulation or "fp16"
+    kept = (*keep_fp32, *keep_bf16)
+    how = semantics == "fused" or weights is not None or accumulation == "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
@@ -116,6 +119,7 @@ def compare(
             tf32=_planned_tf32(cand_side) if tf32 is None else tf32,
             accumulation=accumulation or "fp32",
         )
+        _check_simulated(cand_runner, simulate, bool(kept), how)
         gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
         selection = None if ref_side.model is None else find_selection(ref_side.model)
         gathered.matcher = None if selection is None else SetMatcher(selection)
@@ -199,6 +203,36 @@ def environment(command: str = "") -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {**found, "command": command} if command else found
+
+
+def _check_simulated(runner: Runner, simulate: str | None, keeps: bool, how: bool) -> None:
+    """Refuse options of a simulation that is not done: the verdict would be of something else than was asked for.
+
+    Args:
+      runner: the candidate's, open.
+      simulate: what was asked for.
+      keeps: whether nodes were named that stay high.
+      how: whether it was said how 16 bits are simulated.
+    """
+    label, asked = runner.side.label, simulate in FORMATS
+    if asked and runner.side.model is None:
+        raise ConversionError(f"{label} is no model that could be simulated; leave --simulate out, or give the model")
+    typed = runner.side.model is not None and is_typed_low(runner.side.model)
+    if asked and typed and runner.precision != simulate:
+        raise ConversionError(
+            f"{label} is typed {runner.precision} already and simulated as it is typed; leave --simulate out, or give "
+            "the FP32 model"
+        )
+    if keeps and (typed or not asked):
+        raise ConversionError(
+            f"--keep-fp32 is for an FP32 model that is simulated, and {label} is "
+            + ("typed already; leave it out" if typed else "not; add --simulate fp16")
+        )
+    if how and runner.simulation is None:
+        raise ConversionError(
+            f"--semantics, --weights and --accumulation say how 16 bits are simulated, and {label} is run as it is; "
+            "add --simulate fp16"
+        )
 
 
 def _planned_tf32(side: Side) -> Tf32:
