@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -26,7 +27,7 @@ from precision_planner.model.inputs import Inputs, input_specs, load_inputs, tak
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
-from precision_planner.numerics.metrics import json_number, max_abs, rel_l2
+from precision_planner.numerics.metrics import METRICS, json_number, max_abs, rel_l2
 from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.simulation import inline_functions, is_typed_low
 from precision_planner.simulation.accumulation import Accumulation
@@ -282,7 +283,9 @@ def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]
         for name, output in outputs.items():
             if tolerance.output not in (None, name):
                 continue
-            value = output.get(tolerance.metric)
+            # a share of rows has a value where others are NaN; a difference with a NaN keeps no tolerance
+            lost = output.metrics.new_nonfinite and tolerance.metric in METRICS
+            value = math.nan if lost else output.get(tolerance.metric)
             if not tolerance.holds(value):
                 failures.append(
                     {
