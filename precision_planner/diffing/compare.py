@@ -15,7 +15,7 @@ from precision_planner.diffing.collect import OwnMetric
 from precision_planner.diffing.detectors import SetMatcher, find_selection
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
-from precision_planner.diffing.layers import LayerComparison
+from precision_planner.diffing.layers import MOVERS, LayerComparison
 from precision_planner.diffing.passes import Gathered, Progress, output_pass
 from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
 from precision_planner.diffing.run import Provider, Runner
@@ -265,16 +265,17 @@ def _fused_by_plan(reference: Side, candidate: Side) -> dict[str, str]:
     return fused_names(reference.model, candidate.model, candidate.plan.get("fusions") or ())
 
 
-def _readers(side: Side) -> tuple[dict[str, list[str]], list[str]]:
-    """(value -> the values made from it, the outputs) of a side's main graph."""
+def _readers(side: Side) -> tuple[dict[str, list[str]], list[str], set[str]]:
+    """(value -> the values made from it, the outputs, what only holds another value) of a side's main graph."""
     if side.model is None:
-        return {}, []
+        return {}, [], set()
     graph = inline_functions(side.model).proto.graph
     found: dict[str, list[str]] = {}
     for node in graph.node:
         for name in reads(node):
             found.setdefault(name, []).extend(output for output in node.output if output)
-    return found, [value.name for value in graph.output]
+    moved = {name for node in graph.node if node.op_type in MOVERS or node.op_type == "Cast" for name in node.output}
+    return found, [value.name for value in graph.output], moved
 
 
 def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]) -> tuple[dict[str, Any], ...]:
