@@ -14,7 +14,7 @@ from precision_planner.model import Model
 from precision_planner.model.session import Session
 from precision_planner.reporting.diff_terminal import render_diff
 from tests.diffing.test_detectors import FLOAT, INFO, INT64, detector, features
-from tests.simulation.models import FLOAT16, chain
+from tests.simulation.models import chain
 
 
 def test_an_error_is_told_of_the_output_that_has_it() -> None:
@@ -112,9 +112,11 @@ def test_a_node_is_not_blamed_for_what_nobody_compared() -> None:
 
 
 def test_a_cast_without_a_partner_hides_no_cause() -> None:
-    found = pp.diff(chain(FLOAT16, 3.0, 0.3), chain(FLOAT, 3.0, 0.7), {"x": np.float32([1, 2, 3, 4])})
+    typed = pp.rewrite(chain(FLOAT, 3.0, 0.3)).typed
+    assert typed.proto.graph.node[0].op_type == "Cast"
+    found = pp.diff(typed, chain(FLOAT, 7.0, 0.3), {"x": np.float32([1, 2, 3, 4])})
     assert found.first_divergence is not None
-    assert found.first_divergence["node"] == "mul1"
+    assert found.first_divergence["node"] == "mul0"
     assert "where what it reads has" in found.first_divergence["reason"]
 
 
