@@ -9,11 +9,13 @@ import subprocess
 import sys
 
 import click
+import onnx
 import pytest
 
 from precision_planner.cli import console, main
 from precision_planner.cli.main import COMMANDS, planner
 from precision_planner.errors import MissingExtraError, OutputError, PlannerError
+from tests.simulation.models import FLOAT, chain
 
 LOGGER = logging.getLogger("precision_planner.tests")
 
@@ -300,16 +302,20 @@ class TestWriteResult:
 
 class TestCheckResults:
     def test_what_is_read_is_never_written(self, tmp_path):
-        (tmp_path / "plan").mkdir()
-        model, planned = tmp_path / "m.onnx", tmp_path / "plan" / "model.onnx"
-        for path in (model, planned):
-            path.touch()
+        plan = tmp_path / "plan"
+        plan.mkdir()
+        model, data, planned = tmp_path / "m.onnx", tmp_path / "w.bin", plan / "model.onnx"
+        onnx.save(chain(FLOAT, 1.0), planned)
+        onnx.save(chain(FLOAT, 1.0), model, save_as_external_data=True, location=data.name, size_threshold=0)
+        (plan / "plan.json").touch()
         (tmp_path / "link.json").symlink_to(model)
-        sources = [str(model), str(tmp_path / "plan"), None]
-        for target in (model, planned, tmp_path / "plan" / "plan.json", tmp_path / "link.json"):
+        assert data.exists()
+        sources = [str(model), str(plan), None]
+        for target in (model, data, planned, plan / "plan.json", tmp_path / "link.json"):
             with pytest.raises(OutputError, match="is an input, which is never overwritten; write"):
                 console.check_results([None, str(target)], sources)
-        console.check_results([None, "-", str(tmp_path / "d.json"), str(tmp_path / "plan" / "d.json")], sources)
+        (tmp_path / "d.json").touch()
+        console.check_results([None, "-", str(tmp_path / "d.json"), str(plan / "d.json")], sources)
 
     def test_each_result_has_a_place(self, tmp_path):
         again = str(tmp_path / "plan" / ".." / "d.json")

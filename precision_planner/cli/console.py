@@ -98,13 +98,16 @@ def check_results(destinations: Iterable[str | None], sources: Iterable[str | No
 
     Args:
       destinations: where results go; None where one was not asked for.
-      sources: what the command reads: files, or folders whose models, arrays and plan are kept too.
+      sources: what the command reads: models with their data, other files, folders whose models, arrays and plan are
+        kept too.
 
     Raises:
       OutputError: two results go to one place, one is a source, a folder, or in a folder that does not exist.
     """
     wanted = [text for text in destinations if text]
-    read = {file.resolve() for text in sources if text for file in _files_of(Path(text))}
+    read: set[Path] = set()
+    if any(Path(text).exists() for text in wanted):  # else there is nothing that could be lost
+        read = {file.resolve() for text in sources if text for file in _files_of(Path(text))}
     seen: set[str | Path] = set()
     for text in wanted:
         path = Path(text)
@@ -123,12 +126,17 @@ def check_results(destinations: Iterable[str | None], sources: Iterable[str | No
 
 
 def _files_of(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
+    if path.is_dir():
+        yield path / "plan.json"
+        for pattern in ("*.onnx", "*.npz"):
+            for file in path.glob(pattern):
+                yield from _files_of(file)
         return
-    yield path / "plan.json"
-    for pattern in ("*.onnx", "*.npz"):
-        yield from path.glob(pattern)
+    yield path
+    if path.suffix == ".onnx" and path.is_file():
+        from precision_planner.model import Model
+
+        yield from Model.load(path).files
 
 
 def write_result(text: str, destination: str | Path) -> None:

@@ -75,7 +75,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
     REF and CAND: a model, a plan's folder, saved outputs (.npz, Polygraphy JSON) or a TensorRT engine. A model with
     16-bit types is simulated honestly: onnxruntime on a CPU would compute it in FP32.
     """
-    from precision_planner.cli.console import check_results, progress, stdout_console, write_result
+    from precision_planner.cli.console import check_results, note, progress, stdout_console, write_result
     from precision_planner.diffing import compare
 
     results = [options[name] for name in ("json_path", "html_path", "md_path", "junit_path")]
@@ -99,6 +99,8 @@ def command(reference: str, candidate: str, **options: Any) -> int:
             command=_command_line(),
             progress=step,
         )
+    if options["layers"] and not found.layers:
+        note("no layers: values inside are compared where both sides are models that run on the CPU")
     data = found.to_dict()
     if options["explain"] or (options["explain"] is None and options["html_path"]):
         from precision_planner.pipeline.explain import explain

@@ -32,6 +32,7 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     from precision_planner.model.extract import extract_around
     from precision_planner.model.files import atomic_files, check_output
     from precision_planner.model.inputs import load_inputs
+    from precision_planner.simulation import is_typed_low
 
     loaded = Model.load(model)
     path = Path(output)
@@ -49,7 +50,9 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
         note(f"inputs: {batches.source}")
     console = stdout_console()
     console.print(f"wrote {path}: {len(found.nodes)} nodes, and their inputs to {data_path}", soft_wrap=True)
-    again = ["planner", "diff", str(path), str(path), "--inputs", str(data_path), "--simulate", "fp16", "--layers"]
+    again = ["planner", "diff", str(path), str(path), "--inputs", str(data_path), "--layers"]
+    if not is_typed_low(found.model):  # a typed graph is simulated as it is typed
+        again += ["--simulate", "fp16"]
     console.print(f"reproduce: {shlex.join(again)}", soft_wrap=True)
     return 0
 

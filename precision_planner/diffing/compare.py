@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,21 +15,21 @@ from precision_planner.diffing.collect import OwnMetric
 from precision_planner.diffing.detectors import SetMatcher, find_selection
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
-from precision_planner.diffing.layers import LayerComparison
+from precision_planner.diffing.layers import MOVERS, LayerComparison
 from precision_planner.diffing.passes import Gathered, Progress, output_pass
 from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
 from precision_planner.diffing.run import Provider, Runner
 from precision_planner.diffing.sources import Side, open_side
 from precision_planner.diffing.verdict import find_first_divergence, grade_of, verdict_of
-from precision_planner.errors import InputsError, ModelError
+from precision_planner.errors import ConversionError, InputsError, ModelError
 from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs, take_rows
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
-from precision_planner.numerics.metrics import json_number, max_abs, rel_l2
+from precision_planner.numerics.metrics import METRICS, json_number, max_abs, rel_l2
 from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
-from precision_planner.simulation import inline_functions
+from precision_planner.simulation import inline_functions, is_typed_low
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 from precision_planner.simulation.tf32 import Tf32
@@ -90,6 +91,7 @@ def compare(
       progress: called with the number of steps done.
 
     Raises:
+      ConversionError: options of a simulation that is not done.
       ToleranceError, InputsError, ModelError, MissingExtraError: see there.
     """
     step = progress or (lambda _: None)
@@ -104,6 +106,8 @@ def compare(
         keep_fp32 = (*keep_fp32, *cand_side.kept("fp32"))
         keep_bf16 = (*keep_bf16, *cand_side.kept("bf16"))
         accumulation = accumulation or "fp16"
+    kept = (*keep_fp32, *keep_bf16)
+    how = semantics == "fused" or weights is not None or accumulation == "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
         ref_runner.open()
@@ -116,6 +120,7 @@ def compare(
             tf32=_planned_tf32(cand_side) if tf32 is None else tf32,
             accumulation=accumulation or "fp32",
         )
+        _check_simulated(cand_runner, simulate, bool(kept), how)
         gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
         selection = None if ref_side.model is None else find_selection(ref_side.model)
         gathered.matcher = None if selection is None else SetMatcher(selection)
@@ -201,6 +206,36 @@ def environment(command: str = "") -> dict[str, str]:
     return {**found, "command": command} if command else found
 
 
+def _check_simulated(runner: Runner, simulate: str | None, keeps: bool, how: bool) -> None:
+    """Refuse options of a simulation that is not done: the verdict would be of something else than was asked for.
+
+    Args:
+      runner: the candidate's, open.
+      simulate: what was asked for.
+      keeps: whether nodes were named that stay high.
+      how: whether it was said how 16 bits are simulated.
+    """
+    label, asked = runner.side.label, simulate in FORMATS
+    if asked and runner.side.model is None:
+        raise ConversionError(f"{label} is no model that could be simulated; leave --simulate out, or give the model")
+    typed = runner.side.model is not None and is_typed_low(runner.side.model)
+    if asked and typed and runner.precision != simulate:
+        raise ConversionError(
+            f"{label} is typed {runner.precision} already and simulated as it is typed; leave --simulate out, or give "
+            "the FP32 model"
+        )
+    if keeps and (typed or not asked):
+        raise ConversionError(
+            f"--keep-fp32 is for an FP32 model that is simulated, and {label} is "
+            + ("typed already; leave it out" if typed else "not; add --simulate fp16")
+        )
+    if how and runner.simulation is None:
+        raise ConversionError(
+            f"--semantics, --weights and --accumulation say how 16 bits are simulated, and {label} is run as it is; "
+            "add --simulate fp16"
+        )
+
+
 def _planned_tf32(side: Side) -> Tf32:
     """What a plan's folder says; a weak build's kernels may truncate."""
     allowed = bool(side.plan.get("build", {}).get("tf32"))
@@ -230,16 +265,17 @@ def _fused_by_plan(reference: Side, candidate: Side) -> dict[str, str]:
     return fused_names(reference.model, candidate.model, candidate.plan.get("fusions") or ())
 
 
-def _readers(side: Side) -> tuple[dict[str, list[str]], list[str]]:
-    """(value -> the values made from it, the outputs) of a side's main graph."""
+def _readers(side: Side) -> tuple[dict[str, list[str]], list[str], set[str]]:
+    """(value -> the values made from it, the outputs, what only holds another value) of a side's main graph."""
     if side.model is None:
-        return {}, []
+        return {}, [], set()
     graph = inline_functions(side.model).proto.graph
     found: dict[str, list[str]] = {}
     for node in graph.node:
         for name in reads(node):
             found.setdefault(name, []).extend(output for output in node.output if output)
-    return found, [value.name for value in graph.output]
+    moved = {name for node in graph.node if node.op_type in MOVERS or node.op_type == "Cast" for name in node.output}
+    return found, [value.name for value in graph.output], moved
 
 
 def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]) -> tuple[dict[str, Any], ...]:
@@ -248,7 +284,9 @@ def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]
         for name, output in outputs.items():
             if tolerance.output not in (None, name):
                 continue
-            value = output.get(tolerance.metric)
+            # a share of rows has a value where others are NaN; a difference with a NaN keeps no tolerance
+            lost = output.metrics.new_nonfinite and tolerance.metric in METRICS
+            value = math.nan if lost else output.get(tolerance.metric)
             if not tolerance.holds(value):
                 failures.append(
                     {

@@ -125,7 +125,8 @@ class SetMatcher:
     def align(self, expected: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Both sides' outputs of one batch, those after the selection cut to the matched detections.
 
-        Outputs that are no detections stay as they are; so do all where the candidate's are not finite.
+        Outputs that are no detections stay as they are; so do all where the candidate's are not finite, or have shapes
+        that differ in more than the number of detections.
         """
         ours, theirs = dict(expected), dict(given)
         names = [
@@ -145,10 +146,11 @@ class SetMatcher:
         group = self._group(boxes, names, expected)
         sides = [{name: np.asarray(side[name]) for name in group} for side in (expected, given)]
         lead = np.asarray(expected[boxes]).ndim - 1
-        comparable = all(b.ndim == sides[0][name].ndim for name, b in sides[1].items())
+        batched = lead == 2
+        comparable = all(_same_but_count(a, sides[1][name], batched) for name, a in sides[0].items())
+        comparable &= len({array.shape[:lead] for array in sides[1].values()}) == 1
         if not comparable or not all(np.isfinite(b.astype(np.float64)).all() for b in sides[1].values()):
             return ours, theirs
-        batched = lead == 2
         images = sides[0][boxes].shape[0] if batched else 1
         counts = [_counts(side, names, images) for side in (expected, given)]
         matches: list[Pairs] = []
@@ -276,6 +278,12 @@ def _counts(outputs: Mapping[str, Any], names: Iterable[str], images: int) -> li
         if array.dtype.kind in "iu" and array.size == images and ("num" in name.lower() or "count" in name.lower()):
             return [int(value) for value in array.reshape(-1)]
     return [1 << 62] * images
+
+
+def _same_but_count(a: Array, b: Array, batched: bool) -> bool:
+    """Whether two shapes differ at most in the axis that counts detections."""
+    count = 1 if batched else 0
+    return a.ndim == b.ndim and a.shape[:count] == b.shape[:count] and a.shape[count + 1 :] == b.shape[count + 1 :]
 
 
 def _same_rows(a: Array, b: Array) -> Pairs:

@@ -53,7 +53,10 @@ class Gathered:
         """Output -> its diff; InputsError where no batch could be run."""
         if not self.batches:
             why = f" ({self.skipped[0]})" if self.skipped else ""
-            raise InputsError(f"no batch could be run{why}; give --inputs with a batch that the model takes")
+            raise InputsError(
+                f"no batch could be run{why}; check that onnxruntime runs the reference, or give --inputs with a batch "
+                "that it takes"
+            )
         if not self.collectors:
             raise InputsError("there is nothing to compare: no output of the reference holds an array")
         sets = {} if self.matcher is None else self.matcher.found

@@ -55,6 +55,7 @@ def find_first_divergence(
     entries: Mapping[str, Mapping[str, Any]],
     readers: Mapping[str, Sequence[str]] | None = None,
     outputs: Collection[str] = (),
+    moved: Collection[str] = (),
 ) -> dict[str, Any] | None:
     """The first value, in topological order, whose node did damage of its own that reaches an output.
 
@@ -70,6 +71,7 @@ def find_first_divergence(
       entries: the plan's reason for a node, by its name.
       readers: value -> the values made from it, in the reference.
       outputs: the reference's outputs.
+      moved: values of the reference that only hold another one, in another shape or type.
     """
     roundoff = {"fp16": FP16.unit_roundoff, "bf16": BF16.unit_roundoff}.get(precision, 2.0**-24)
     # FP32 against FP32: other kernels sum in another order, and cancellation magnifies that
@@ -85,7 +87,8 @@ def find_first_divergence(
     if found is None:
         found = next((layer for layer in damaged if wrong_output or _is_gross(layer)), None)
     if found is not None:
-        return _divergence(found, precision, entries, "jump")
+        unseen = _unseen_before(found.value, layers, readers or {}, moved)
+        return _divergence(found, precision, entries, "jump", unseen)
     drifted = next((layer for layer in layers if layer.metrics.rel_l2 > drift and layer.value in reaching), None)
     return None if drifted is None else _divergence(drifted, precision, entries, "drift")
 
@@ -135,18 +138,40 @@ def _reaching(
     return {value for value, found in reached.items() if found and value in errors}
 
 
+def _unseen_before(
+    value: str, layers: Sequence[LayerDiff], readers: Mapping[str, Sequence[str]], moved: Collection[str]
+) -> int:
+    """How many computed values lead to this one if none of them was compared; 0 where one was: the error grew since."""
+    compared = {layer.value for layer in layers}
+    read: dict[str, set[str]] = {}
+    for name, made in readers.items():
+        for output in made:
+            read.setdefault(output, set()).add(name)
+    unseen: set[str] = set()
+    todo = [value]
+    while todo:
+        for name in read.get(todo.pop(), ()):
+            if name in compared:
+                return 0
+            if name in read and name not in unseen:
+                unseen.add(name)
+                todo.append(name)
+    return len(unseen.difference(moved))
+
+
 def _divergence(
-    layer: LayerDiff, precision: str, entries: Mapping[str, Mapping[str, Any]], kind: str
+    layer: LayerDiff, precision: str, entries: Mapping[str, Mapping[str, Any]], kind: str, unseen: int = 0
 ) -> dict[str, Any]:
     found = {
         "value": layer.value,
         "candidate_value": layer.candidate_value,
+        "candidate_node": layer.candidate_node,
         "node": layer.node,
         "op_type": layer.op_type,
         "kind": kind,
-        "reason": _cause(layer, precision, kind),
+        "reason": _cause(layer, precision, kind, unseen),
         "rel_l2": json_number(layer.metrics.rel_l2),
-        "inherited": json_number(layer.inherited),
+        "inherited": None if unseen else json_number(layer.inherited),
         "max_abs": json_number(layer.metrics.max_abs),
         "reference_amax": json_number(layer.metrics.ref_amax),
     }
@@ -157,7 +182,7 @@ def _divergence(
     return found
 
 
-def _cause(layer: LayerDiff, precision: str, kind: str) -> str:
+def _cause(layer: LayerDiff, precision: str, kind: str, unseen: int) -> str:
     """The likely cause, in terms of the format."""
     found = layer.metrics
     if found.shapes:
@@ -174,6 +199,14 @@ def _cause(layer: LayerDiff, precision: str, kind: str) -> str:
         )
     if kind == "drift":
         return f"relative error has grown to {_short(found.rel_l2)} over many nodes"
+    if unseen:
+        what = (
+            "the value before it has another name" if unseen == 1 else f"the {unseen} values before it have other names"
+        )
+        return (
+            f"relative error {_short(found.rel_l2)}; {what} in the candidate and could not be compared, so the cause "
+            "may lie there too"
+        )
     return f"relative error {_short(found.rel_l2)}, where what it reads has {_short(layer.inherited)}"
 
 

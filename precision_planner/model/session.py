@@ -204,4 +204,5 @@ def reason_of(error: Exception) -> str:
     """What onnxruntime says is wrong, in one line."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(r"^Load model from \S+ failed:\s*", "", text)  # a temporary file's, or the one that is named anyway
     return text[:300]

@@ -83,8 +83,9 @@ def _outputs(data: Mapping[str, Any], console: Console) -> None:
 def _extra(found: Mapping[str, Any]) -> str:
     parts = []
     if found.get("sqnr_db") not in (None, "inf", "nan", "-inf"):
-        parts.append(f"SQNR {as_float(found['sqnr_db']):.1f} dB")
-    if found.get("max_ulp") is not None:
+        parts.append(f"SQNR {as_float(found['sqnr_db']):.1f} dB".replace(" -0.0 ", " 0.0 "))
+    # integers, booleans and strings have no spacing in a 16-bit type
+    if found.get("max_ulp") is not None and "float" in str(found.get("dtype", "float")):
         parts.append(f"ULPs max {number(found['max_ulp'])}, mean {number(found.get('mean_ulp'))}")
     if found.get("kl") is not None:
         parts.append(f"KL {number(found['kl'])}")
@@ -114,6 +115,8 @@ def _divergence(data: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(f"first divergence: {first['node']} ({first['op_type']}), value {first['value']}", style="bold")
     console.print(f"  {first['reason']}")
+    if first.get("candidate_node") not in (None, "", first["node"]):
+        console.print(f"  the candidate makes it at {first['candidate_node']}")
     if first.get("rule"):
         console.print(f"  rule {first['rule']}: planner rules {first['rule']}")
 

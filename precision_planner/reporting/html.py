@@ -43,6 +43,17 @@ def _worst(layers: list[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]
     return [layers[at] for at in sorted(worst)]
 
 
+def _worst_outputs(outputs: Mapping[str, Mapping[str, Any]], most: int) -> list[tuple[str, Mapping[str, Any]]]:
+    """Those that lost values, then those with the largest relative errors, in the order they had."""
+
+    def badness(item: tuple[str, Mapping[str, Any]]) -> tuple[bool, float]:
+        error = as_float(item[1].get("rel_l2"))
+        return bool(item[1].get("new_nonfinite")), math.inf if math.isnan(error) else error
+
+    chosen = {name for name, _ in sorted(outputs.items(), key=badness, reverse=True)[:most]}
+    return [(name, found) for name, found in outputs.items() if name in chosen]
+
+
 def kind_of(data: Mapping[str, Any]) -> str:
     """What a saved JSON is: "diff", "analysis" or "plan"; ValueError for anything else."""
     if data.get("kind") in ("diff", "analysis", "plan"):
@@ -66,5 +77,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, share=share, size=size, histogram=histogram_plot)
-    environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing)
+    environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing, worst=_worst_outputs)
     return environment

@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import precision_planner as pp
 from precision_planner.diffing.detectors import IOU, Selection, SetMatcher, find_selection, iou
+from precision_planner.errors import InputsError
 from precision_planner.model import Model
+from precision_planner.model.session import Session
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 INFO = helper.make_tensor_value_info
@@ -231,3 +233,29 @@ def test_boxes_that_are_not_finite_are_reported_as_such(bad: float) -> None:
     a, b = SetMatcher(EVERY).align(ours, theirs)
     assert not np.isfinite(b["boxes"]).all()
     assert a["boxes"].shape == b["boxes"].shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"boxes": np.zeros((1, 6, 4), np.float32)},
+        {"scores": np.zeros((2, 6, 1), np.float32)},
+        {"scores": np.zeros((2, 5), np.float32)},
+        {"labels": np.zeros((1, 6), np.int64)},
+    ],
+)
+def test_detections_of_other_shapes_are_a_mistake_of_the_users(changes: dict[str, np.ndarray]) -> None:
+    """Of another number of images, of rows that do not belong together: one line, as for any output."""
+    nodes = [
+        helper.make_node("TopK", ["x", "k"], ["scores", "labels"]),
+        helper.make_node("Gather", ["table", "labels"], ["boxes"]),
+    ]
+    outputs = [INFO("boxes", FLOAT, ["n", 6, 4]), INFO("scores", FLOAT, ["n", 6]), INFO("labels", INT64, ["n", 6])]
+    constants = {"k": np.array([6]), "table": np.arange(36, dtype=np.float32).reshape(9, 4)}
+    model = model_of(nodes, [INFO("x", FLOAT, ["n", 9])], outputs, constants)
+    inputs = {"x": np.random.default_rng(0).random((2, 9)).astype(np.float32)}
+    with Session(Model.load(model)) as session:
+        right = session.run(inputs)
+    assert pp.diff(model, right, inputs).grade == "identical"
+    with pytest.raises(InputsError, match=r"has shape \[.+\] in the reference and"):
+        pp.diff(model, {**right, **changes}, inputs)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.cli.diff import command
+from precision_planner.reporting.html import render_html
 from tests.reporting.webdriver import ENTER, TAB, Browser, browser, find_browser
 
 FOUND = find_browser()
@@ -155,3 +156,13 @@ def test_the_frame_of_a_notebook_cell_sorts_and_draws(fresh: Browser, tmp_path: 
     errors = [float(value) for value in values]
     assert errors == sorted(errors, reverse=True)
     assert len(errors) > 10
+
+
+def test_names_without_a_break_stay_on_the_page(tmp_path: Path) -> None:
+    assert FOUND is not None
+    name = "x" * 300
+    before = {name: np.ones((4, 2)), "y": np.ones(2)}
+    (tmp_path / "long.html").write_text(render_html(pp.diff(before, {**before, name: np.zeros((4, 2))}).to_dict()))
+    with browser(FOUND) as session:
+        session.open(tmp_path / "long.html")
+        assert session.script("return document.documentElement.scrollWidth <= innerWidth")

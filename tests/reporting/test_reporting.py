@@ -98,6 +98,19 @@ def test_reports_of_what_is_not_finite() -> None:
         kind_of({"a": 1})
 
 
+def test_the_page_begins_with_the_outputs_that_are_wrong() -> None:
+    right = {f"right{at}": np.ones((4, 2, 2)) for at in range(4)}
+    before = {**right, "ids": np.arange(6), "late": np.ones((4, 2))}
+    after = {**right, "ids": np.array([0, 1, 2, 4, 4, 5]), "late": np.full((4, 2), np.nan)}
+    page = render_html(pp.diff(before, after).to_dict())
+    card = page[page.index('id="wrong"') :]
+    card = re.sub("<[^>]+>", "", card[: card.index("</section>")])
+    assert "late: 8 NaN or infinite values, 4 of 4 rows changed class, relative error nan" in card
+    assert "ids: 1 of 6 elements changed, relative error 0.135" in card  # 1 / sqrt(0 + 1 + 4 + 9 + 16 + 25)
+    assert "and 3 more, no worse" in card
+    assert "right0: relative error 0" in card
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(6.2e-4, "6.2e-4"), (0.0123456, "0.0123"), (65504, "65504"), (65504.0, "65504"), (1.44e6, "1.44e6"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from examples.bert_classifier.build import build_bert_classifier
 from examples.bert_classifier.spec import PRESETS
@@ -411,3 +413,20 @@ def test_layernorm_as_a_plugin(bert: onnx.ModelProto) -> None:
     assert len(_ops(model, "LayerNorm")) == 5
     with pytest.raises(ConversionError, match="plugin:NAME"):
         rewrite(bert, layernorm="apex")
+
+
+def test_a_crash_of_onnxruntimes_is_not_ours(tmp_path: Path) -> None:
+    """A Transpose that swaps two axes before a product with a constant, as torch's attention has it."""
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), helper.make_node("MatMul", ["t", "w"], ["y"])]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "swapped",
+        [value("x", TensorProto.FLOAT, ["n", 7, 32])],
+        [value("y", TensorProto.FLOAT, [7, "n", 96])],
+        [numpy_helper.from_array(np.ones((32, 96), np.float32), "w")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    command = [sys.executable, "-m", "precision_planner", "rewrite", str(path)]  # in a process that may die
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
