@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import precision_planner as pp
 from precision_planner.errors import InputsError, ToleranceError
@@ -52,6 +52,21 @@ def test_nothing_to_compare_is_said() -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     with pytest.raises(InputsError, match="nothing to compare"):
         pp.diff(proto, proto)
+
+
+def test_a_model_without_inputs_is_no_guess() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["w"], ["y"])],
+        "constant",
+        [],
+        [helper.make_tensor_value_info("y", FLOAT, [2])],
+        [numpy_helper.from_array(Y[0], "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    found = pp.diff(proto, proto, layers=True)
+    assert found.grade == "identical"
+    assert found.inputs["synthesised"] is False
+    assert found.inputs["source"] == "no inputs, as the model takes none"
 
 
 def test_no_saved_batch_goes_unjudged() -> None:
