@@ -118,7 +118,7 @@ class OutputCollector:
 def _own_value(name: str, function: OwnMetric, reference: np.ndarray, candidate: np.ndarray) -> float:
     try:
         return float(function(reference, candidate))
-    except Exception as error:  # the user's own code: whatever it raises is theirs to mend
+    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
         raise ToleranceError(
             f"the metric {name} failed: {type(error).__name__}: {error}; it takes two arrays and returns one number"
         ) from error

@@ -54,8 +54,8 @@ class Gathered:
         if not self.batches:
             why = f" ({self.skipped[0]})" if self.skipped else ""
             raise InputsError(
-                f"no batch could be run{why}; check that onnxruntime runs the reference, or give --inputs with a batch "
-                "that it takes"
+                f"no batch could be run{why}; check that onnxruntime runs both models, or give --inputs with a batch "
+                "that they take"
             )
         if not self.collectors:
             raise InputsError("there is nothing to compare: no output of the reference holds an array")
@@ -71,16 +71,23 @@ def output_pass(reference: Runner, candidate: Runner, inputs: Inputs | None, int
 
     A made-up batch that the reference cannot take (a length beyond a fixed number of positions) says nothing about
     the model and is left out.
+
+    Raises:
+      ModelError: a model cannot take a batch; the message says which of the two, and which batch.
     """
     for label, batch in batches_of(inputs, reference):
         try:
             expected = reference.run(batch)
         except ModelError as error:
             if inputs is None or not inputs.synthesised:
-                raise
+                raise ModelError(f"{reference.side.label} on {label}: {error}") from None
             into.skipped.append(f"{label}: {error}")
             continue
-        into.add(expected, candidate.run(batch), reference.side.label, candidate.side.label)
+        try:
+            given = candidate.run(batch)
+        except ModelError as error:
+            raise ModelError(f"{candidate.side.label} on {label}: {error}") from None
+        into.add(expected, given, reference.side.label, candidate.side.label)
         step(1)
     reference.check_all_read()
     candidate.check_all_read()

@@ -112,7 +112,7 @@ def read_loader(text: str) -> Callable[[], Iterator[Arrays]]:
                 yield {key: np.asarray(value) for key, value in batch.items()}
         except InputsError:
             raise
-        except Exception as error:  # the user's own code: whatever it raises is theirs to mend
+        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
             raise InputsError(f"{name} in {path} failed: {type(error).__name__}: {error}") from error
 
     return batches
@@ -134,7 +134,7 @@ def load_function(path: Path, name: str, error: type[Exception]) -> Callable[...
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as cause:  # the user's own code
+    except (Exception, SystemExit) as cause:  # the user's own code, which may call sys.exit
         raise error(f"the script {path} failed: {type(cause).__name__}: {cause}") from cause
     function = getattr(module, name, None)
     if not callable(function):
@@ -145,13 +145,17 @@ def load_function(path: Path, name: str, error: type[Exception]) -> Callable[...
 def _polygraphy_iterations(root: Any) -> Iterable[Any]:
     if isinstance(root, list):
         return root
+    if not isinstance(root, dict):
+        raise TypeError(f"it is a {type(root).__name__}")
     if root.get("polygraphy_class") == "RunResults" or "lst" in root:
         runs = root["lst"]
         return [iteration["outputs"] for iteration in runs[-1][1]]
     return [root]
 
 
-def _polygraphy_batch(item: dict[str, Any]) -> Arrays:
+def _polygraphy_batch(item: Any) -> Arrays:
+    if not isinstance(item, dict):
+        raise TypeError(f"a batch is a {type(item).__name__}")
     return {name: _polygraphy_array(value) for name, value in item.items() if name != "polygraphy_class"}
 
 

@@ -93,7 +93,7 @@ def _find(scope: Scope, name: str, calls: Mapping[str, Sequence[str]]) -> set[in
         return {names[name]}
     made = {at for value in (name, *calls.get(name, ())) if (at := scope.producer(value)) is not None}
     if not made:
-        near = difflib.get_close_matches(name, [*names, *calls], 3, 0.5)
+        near = difflib.get_close_matches(name, list({**names, **calls}), 3, 0.5)
         hint = f"nearest: {', '.join(near)}" if near else "give a node's name or a value that it makes"
         raise SelectorError(f"--around {name!r} is no node of the main graph; {hint}")
     return made

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import precision_planner as pp
+from precision_planner.cli.main import main
 from precision_planner.errors import InputsError, ToleranceError
 from precision_planner.numerics.tolerance import parse_tolerances
 from tests.simulation.models import FLOAT, chain
@@ -54,6 +56,21 @@ def test_nothing_to_compare_is_said() -> None:
         pp.diff(proto, proto)
 
 
+def test_a_model_without_inputs_is_no_guess() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["w"], ["y"])],
+        "constant",
+        [],
+        [helper.make_tensor_value_info("y", FLOAT, [2])],
+        [numpy_helper.from_array(Y[0], "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    found = pp.diff(proto, proto, layers=True)
+    assert found.grade == "identical"
+    assert found.inputs["synthesised"] is False
+    assert found.inputs["source"] == "no inputs, as the model takes none"
+
+
 def test_no_saved_batch_goes_unjudged() -> None:
     one, three = [{"y": Y}], [{"y": Y + n} for n in range(3)]
     with pytest.raises(InputsError, match="holds fewer batches than the other side; save"):
@@ -82,3 +99,28 @@ def test_a_metric_that_fails_is_its_authors() -> None:
 def test_a_share_above_1_is_no_tolerance(text: str) -> None:
     with pytest.raises(ToleranceError, match="is never above 1; give a share"):
         parse_tolerances([text])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "null", '"x"', "3", '{"lst": []}', '[{"y": [[1, 2], [3]]}]'])
+def test_json_that_holds_no_arrays_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "saved.json").write_text(text)
+    with pytest.raises(InputsError, match=r"saved\.json does not hold Polygraphy arrays \(.+\); save them with"):
+        pp.diff({"y": Y}, tmp_path / "saved.json")
+
+
+def test_a_script_that_exits_does_not_end_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """sys.exit(0) in somebody's script would be a gate that lets everything pass."""
+    np.savez(tmp_path / "y.npz", y=Y)
+    (tmp_path / "early.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "late.py").write_text(
+        "import sys\n\n\ndef own(a, b):\n    sys.exit(0)\n\n\ndef load_data():\n    sys.exit(0)\n"
+    )
+    onnx.save(chain(FLOAT, 1.0), tmp_path / "m.onnx")
+    saved, model = [str(tmp_path / "y.npz")] * 2, [str(tmp_path / "m.onnx")] * 2
+    for arguments in (
+        [*saved, "--metric", f"{tmp_path / 'early.py'}:own"],
+        [*saved, "--metric", f"{tmp_path / 'late.py'}:own"],
+        [*model, "--inputs", str(tmp_path / "late.py")],
+    ):
+        assert main(["diff", *arguments]) == 2
+        assert "failed: SystemExit: 0" in capsys.readouterr().err

@@ -12,8 +12,9 @@ from onnx import helper
 
 import precision_planner as pp
 from precision_planner.cli.main import main
-from precision_planner.errors import ConversionError, InputsError
+from precision_planner.errors import ConversionError, InputsError, ModelError
 from tests.simulation.models import FLOAT, FLOAT16, chain
+from tests.simulation.models import model as make
 
 SINGLE, HALF = chain(FLOAT, 3.0), chain(FLOAT16, 3.0)
 X = np.float32([1, 2, 3, 4])
@@ -62,7 +63,14 @@ def test_a_model_that_onnxruntime_refuses_is_not_blamed_on_the_inputs() -> None:
     model.CopyFrom(SINGLE)
     twin = helper.make_node("Neg", ["x"], ["z"], name=model.graph.node[0].name)
     model.graph.node.append(twin)
-    with pytest.raises(
-        InputsError, match=r"two nodes with same node name .*; check that onnxruntime runs the reference"
-    ):
+    with pytest.raises(InputsError, match=r"two nodes with same node name .*; check that onnxruntime runs both"):
         pp.diff(model, model)
+
+
+def test_the_model_that_stops_is_named(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    fixed = make(nodes, {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])}, {"shape": np.array([4])})
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    for sides in ((SINGLE, tmp_path / "fixed.onnx"), (tmp_path / "fixed.onnx", SINGLE)):
+        with pytest.raises(ModelError, match=r"fixed\.onnx on batch 0: onnxruntime stopped while running"):
+            pp.diff(*sides, {"x": X[:3]})

@@ -104,6 +104,7 @@ def test_a_failure_leaves_nothing_and_is_one_line(tmp_path: Path, capsys: pytest
         line = capsys.readouterr().err.strip()
         assert message in line
         assert len(line.splitlines()) == 1
+        assert "nearest: n, n" not in line
     (tmp_path / "cut.onnx.npz").mkdir()
     assert main(["extract", str(model), "--around", "n", "-o", str(cut), "--force"]) == 2
     (tmp_path / "cut.onnx.npz").rmdir()
