@@ -10,7 +10,7 @@ from precision_planner.calibration import SQUARES, calibrate
 from precision_planner.calibration.ranges import Accumulator
 from precision_planner.errors import CalibrationError, InputsError
 from precision_planner.model import Model
-from tests.simulation.models import FLOAT, INT64, chain, model
+from tests.simulation.models import FLOAT, INT64, chain, model, scan_behind
 
 
 def test_ranges_are_numpys_over_all_batches() -> None:
@@ -51,6 +51,12 @@ def test_squares_inside_a_norm_are_derived() -> None:
     found = calibrate(Model.load(source), {"x": x})[(), "y" + SQUARES]
     assert found.amax == pytest.approx((2500 - 625.0) ** 2)
     assert found.derived
+
+
+def test_a_scan_behind_the_first_block_runs() -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    found = calibrate(Model.load(scan_behind(40)), {"x": x})
+    assert found[(), "y"].amax == (x.sum(axis=0) + np.cumsum(x, axis=0)).max()
 
 
 def test_integers_are_no_magnitudes() -> None:
