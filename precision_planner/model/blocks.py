@@ -263,10 +263,14 @@ def _scans(nodes: Iterable[NodeProto]) -> bool:
 
 
 def fetchable(model: Model) -> list[str]:
-    """The values that nodes of the main graph make, in topological order; sequences and the like left out."""
+    """The values that nodes of the main graph make, in topological order.
+
+    Sequences and the like are left out, and sparse constants, which onnxruntime loses where they are fetched.
+    """
     proto = sorted_copy(model.proto)
     other = containers(proto)
-    return [name for node in proto.graph.node for name in node.output if name and name not in other]
+    nodes = [node for node in proto.graph.node if all(given.name != "sparse_value" for given in node.attribute)]
+    return [name for node in nodes for name in node.output if name and name not in other]
 
 
 def _nbytes(value: Any) -> int:

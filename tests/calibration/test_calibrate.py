@@ -59,6 +59,16 @@ def test_a_scan_behind_the_first_block_runs() -> None:
     assert found[(), "y"].amax == (x.sum(axis=0) + np.cumsum(x, axis=0)).max()
 
 
+def test_a_sparse_constant_is_not_fetched() -> None:
+    values, indices = helper.make_tensor("v", FLOAT, [2], [2.0, -3.0]), helper.make_tensor("i", INT64, [2], [0, 3])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], sparse_value=helper.make_sparse_tensor(values, indices, [2, 2])),
+        helper.make_node("MatMul", ["x", "c"], ["y"]),
+    ]
+    source = Model.load(model(nodes, {"x": (FLOAT, [1, 2])}, {"y": (FLOAT, [1, 2])}))
+    assert calibrate(source, {"x": np.array([[5.0, 7.0]], np.float32)})[(), "y"].amax == 21.0
+
+
 def test_integers_are_no_magnitudes() -> None:
     source = model(
         [helper.make_node("Gather", ["table", "ids"], ["y"])],
