@@ -27,7 +27,9 @@ def gather_interface(state: State) -> None:
     main, globs = state.index.main, state.options.low_globs
 
     def element(name: str) -> int:
-        return state.options.low if any(fnmatchcase(name, glob) for glob in globs) else state.wide
+        # no Cast makes a sequence or an optional of another type
+        tensor = state.elements.of(state.index, main, name).container == "tensor"
+        return state.options.low if tensor and any(fnmatchcase(name, glob) for glob in globs) else state.wide
 
     for name in main.inputs:
         if state.is_wide(main, name) and state.elements.of(state.index, main, name).container != "sparse":

@@ -175,6 +175,21 @@ def test_a_bf16_interface_below_the_opset_of_its_casts_is_an_error() -> None:
         rewrite(model, precision="bf16", io_types="low", verify=False)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_sequence_of_the_interface_keeps_its_type(precision: str) -> None:
+    """No Cast takes it; what stands beside it goes low."""
+    model = text(
+        "g (seq(float[N]) s, float[N] x) => (float[N] y, int64 n, seq(float[N]) t) { i = Constant<value_int = 0>() "
+        "a = SequenceAt(s, i) m = Mul(a, x) c = Celu(m) y = Exp(c) n = SequenceLength(s) t = SequenceInsert(s, c) }"
+    )
+    result = rewrite(model, precision=precision, io_types="low", verify=False).model
+    onnx.checker.check_model(result, full_check=True)
+    kinds = {info.name: info.type for info in (*result.graph.input, *result.graph.output)}
+    low = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16
+    assert [kinds[name].tensor_type.elem_type for name in "xy"] == [low, low]
+    assert [kinds[name].sequence_type.elem_type.tensor_type.elem_type for name in "st"] == [TensorProto.FLOAT] * 2
+
+
 def test_int32_inputs_of_one_hot_are_cast() -> None:
     """onnxruntime has kernels for some triples of its types alone; this is none of them."""
     model = text("g (int64[3] i) => (float[3,8] y) { o = OneHot<axis=-1>(i, d, v) y = Exp(o) }")
