@@ -6,7 +6,7 @@ ones before it made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -78,6 +78,7 @@ class BlockChain:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weights")
         self._ahead: dict[str, Future[Any]] = {}
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._integers = {node.output[0]: node for node in self._nodes if _makes_integers(node)}
         constants = {tensor.name for tensor in graph.initializer}
         constants |= {sparse.values.name for sparse in graph.sparse_initializer}
         self._made = {value.name for value in graph.input} - constants
@@ -212,26 +213,64 @@ class BlockChain:
         proto.opset_import.extend(whole.opset_import)
         graph = proto.graph
         graph.name = f"block_{block.start}"
-        graph.node.extend(nodes)
         graph.initializer.extend(tensor for name, tensor in self._initializers.items() if name in read)
         graph.sparse_initializer.extend(s for s in whole.graph.sparse_initializer if s.values.name in read)
+        # an axis or a shape is copied rather than given: onnxruntime infers shapes from its value
+        graph.node.extend(self._integers[name] for name in block.inputs if name in self._integers)
+        graph.node.extend(nodes)
         known = {value.name: value for value in whole.graph.input}
         for name in block.inputs:
+            if name in self._integers:
+                continue
             if name in known:
                 graph.input.append(known[name])
             else:
-                elem_type = helper.np_dtype_to_tensor_dtype(np.asarray(given[name]).dtype)
-                graph.input.append(helper.make_tensor_value_info(name, elem_type, None))
+                array = np.asarray(given[name])
+                elem_type = int(helper.np_dtype_to_tensor_dtype(array.dtype))
+                graph.input.append(part_input(name, elem_type, array.shape, nodes))
         for name in dict.fromkeys((*block.fetched, *block.carried)):
             graph.output.append(onnx.ValueInfoProto(name=name))
         return self._model.with_proto(proto)
 
 
+def part_input(name: str, elem_type: int, shape: Sequence[int], nodes: Iterable[NodeProto]) -> onnx.ValueInfoProto:
+    """The declaration of a value that a part of a model is given by the parts before it.
+
+    Its rank is said only where a Scan may need it, and with it the length of a list of integers, by which a Reshape has
+    its rank: onnxruntime runs no Scan whose body has results of unknown rank, and finds those from the whole model.
+
+    Args:
+      name: the value's.
+      elem_type: TensorProto.DataType.
+      shape: what it has when the part is first run.
+      nodes: the part's.
+    """
+    dims: list[int | None] | None = None
+    if _scans(nodes):
+        dims = list(shape) if elem_type == TensorProto.INT64 and len(shape) == 1 else [None] * len(shape)
+    return helper.make_tensor_value_info(name, elem_type, dims)
+
+
+def _makes_integers(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and any(
+        attribute.name in ("value_int", "value_ints") or attribute.t.data_type == TensorProto.INT64
+        for attribute in node.attribute
+    )
+
+
+def _scans(nodes: Iterable[NodeProto]) -> bool:
+    return any(node.op_type == "Scan" or any(_scans(a.g.node) for a in node.attribute) for node in nodes)
+
+
 def fetchable(model: Model) -> list[str]:
-    """The values that nodes of the main graph make, in topological order; sequences and the like left out."""
+    """The values that nodes of the main graph make, in topological order.
+
+    Sequences and the like are left out, and sparse constants, which onnxruntime loses where they are fetched.
+    """
     proto = sorted_copy(model.proto)
     other = containers(proto)
-    return [name for node in proto.graph.node for name in node.output if name and name not in other]
+    nodes = [node for node in proto.graph.node if all(given.name != "sparse_value" for given in node.attribute)]
+    return [name for node in nodes for name in node.output if name and name not in other]
 
 
 def _nbytes(value: Any) -> int:

@@ -194,7 +194,10 @@ class _Readers:
             made = (*taken[:2], *[None] * (len(taken) - 2)) if taken else ()
         chosen = next((a.ints for a in node.attribute if a.name == "axes"), range(len(made)))
         self.shaped = node.op_type
-        self.extents = tuple(self._extent(made, taken, axis) for axis in chosen)
+        extents = [self._extent(made, taken, axis) for axis in chosen]
+        if node.op_type == "Reshape" and extents.count(None) == 1:
+            extents[extents.index(None)] = -1  # whatever is left
+        self.extents = tuple(extents)
 
     @staticmethod
     def _extent(made: tuple[Dim, ...], taken: tuple[Dim, ...] | None, axis: int) -> int | None:

@@ -70,7 +70,8 @@ def _all_take_int32(model: Model, index: GraphIndex, name: str) -> bool:
         return False
     for scope, use in uses:
         node = scope.nodes[use.position]
-        if function_of(index, node) is not None or node.op_type in ("If", "Loop", "Scan"):
+        # of OneHot onnxruntime has kernels for some triples of types alone
+        if function_of(index, node) is not None or node.op_type in ("If", "Loop", "OneHot", "Scan"):
             return False
         schema = op_types(node.op_type, node.domain, opset_of(model.proto, scope, node.domain))
         slot = schema.input(use.slot) if schema is not None else None

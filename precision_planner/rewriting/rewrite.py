@@ -35,6 +35,7 @@ from precision_planner.typing import (
     assign_types,
 )
 from precision_planner.typing.elements import find_elements, opset_of
+from precision_planner.typing.gather import BF16_CAST_OPSET
 from precision_planner.typing.schemas import DATA_MOVEMENT, op_types
 
 BF16_OPSET = 22
@@ -186,6 +187,12 @@ class _Rewrite:
         if options is not None:
             decisions = _carry(decisions, fusion, index, self.keep_as)
             model, reasons = self._raise_for_bf16(model, decisions)
+            if options.low == onnx.TensorProto.BFLOAT16 and options.low_globs and 1 < model.opset < BF16_CAST_OPSET:
+                why = f" and cannot be raised: {reasons[0]}" if reasons else ""
+                raise ConversionError(
+                    f"a bfloat16 interface needs opset {BF16_CAST_OPSET} for its Casts, and the model has "
+                    f"{model.opset}{why}; leave --io-types out, or export it anew"
+                )
             now = index if model is self.source else GraphIndex(model.proto)
             table = types if model is self.source else infer_types(model, now)
             assignment = assign_types(model, decisions, options, index=now, types=table)

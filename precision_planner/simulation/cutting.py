@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import onnx
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Model
-from precision_planner.model.blocks import containers
+from precision_planner.model.blocks import containers, part_input
 from precision_planner.model.order import reads
 from precision_planner.simulation.rounding import RoundingPlan, apply_rounding
 
@@ -83,14 +83,16 @@ class Cut:
             for v, e, p in zip(values, edges, products, strict=True)
         )
 
-    def part(self, block: Block, signature: Signature, weights: Any, elem_types: Mapping[str, int]) -> Model:
+    def part(
+        self, block: Block, signature: Signature, weights: Any, given: Mapping[str, tuple[int, Sequence[int]]]
+    ) -> Model:
         """A block, rounded, as a model whose inputs and outputs are the block's.
 
         Args:
           block: one of `blocks`.
           signature: of the block under a plan.
           weights: the plan's policy for weights.
-          elem_types: block input -> element type.
+          given: block input -> element type and shape.
         """
         whole = self._model.proto
         proto = onnx.ModelProto(ir_version=whole.ir_version)
@@ -106,7 +108,7 @@ class Cut:
         known = {value.name: value for value in whole.graph.input}
         graph.input.extend(value for name, value in known.items() if name in held)  # overridable, so no constants
         for name in block.inputs:
-            graph.input.append(known.get(name) or helper.make_tensor_value_info(name, elem_types[name], None))
+            graph.input.append(known.get(name) or part_input(name, *given[name], graph.node))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in block.outputs)
         local = {position: at for at, position in enumerate(positions)}
         values, edges, products = signature

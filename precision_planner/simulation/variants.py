@@ -183,8 +183,8 @@ class BlockRunner:
         place = (at, signature)
         if place not in self._sessions:
             block = self._cut.blocks[at]
-            types = {name: alive[name].element_type() for name in block.inputs}
-            part = self._cut.part(block, signature, plan.weights, types)
+            given = {name: (alive[name].element_type(), alive[name].shape()) for name in block.inputs}
+            part = self._cut.part(block, signature, plan.weights, given)
             self._sessions[place] = SharedSession(part, self._pool, threads=self._threads)
             self.stats.sessions += 1
             if len(self._sessions) > SESSIONS_PER_BLOCK * self.blocks:

@@ -18,7 +18,7 @@ from precision_planner.typing.schemas import NORM_WITH_STASH, op_types
 from precision_planner.typing.slots import NodeSlots, classify, plugin_slots
 from precision_planner.typing.state import ANY, NodeState, Req, State
 
-_BF16_CAST_OPSET = 13
+BF16_CAST_OPSET = 13
 """Below it no Cast makes a bfloat16, whatever operators of other domains take; where none is imported, one will be."""
 
 
@@ -27,7 +27,9 @@ def gather_interface(state: State) -> None:
     main, globs = state.index.main, state.options.low_globs
 
     def element(name: str) -> int:
-        return state.options.low if any(fnmatchcase(name, glob) for glob in globs) else state.wide
+        # no Cast makes a sequence or an optional of another type
+        tensor = state.elements.of(state.index, main, name).container == "tensor"
+        return state.options.low if tensor and any(fnmatchcase(name, glob) for glob in globs) else state.wide
 
     for name in main.inputs:
         if state.is_wide(main, name) and state.elements.of(state.index, main, name).container != "sparse":
@@ -144,7 +146,7 @@ def _slots(
     reason = ""
     if state.options.loadable and slots.allowed is not None:
         slots = replace(slots, allowed=slots.allowed - lacks(node).keys())
-    if slots.allowed is not None and 1 < opset_of(state.model.proto, scope, "") < _BF16_CAST_OPSET:
+    if slots.allowed is not None and 1 < opset_of(state.model.proto, scope, "") < BF16_CAST_OPSET:
         slots = replace(slots, allowed=slots.allowed - {TensorProto.BFLOAT16})
     if "follows" not in (*slots.inputs.values(), *slots.outputs.values()) and (
         "wide" in (*slots.inputs.values(), *slots.outputs.values())

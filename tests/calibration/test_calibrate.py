@@ -10,7 +10,7 @@ from precision_planner.calibration import SQUARES, calibrate
 from precision_planner.calibration.ranges import Accumulator
 from precision_planner.errors import CalibrationError, InputsError
 from precision_planner.model import Model
-from tests.simulation.models import FLOAT, INT64, chain, model
+from tests.simulation.models import FLOAT, INT64, chain, model, scan_behind
 
 
 def test_ranges_are_numpys_over_all_batches() -> None:
@@ -51,6 +51,22 @@ def test_squares_inside_a_norm_are_derived() -> None:
     found = calibrate(Model.load(source), {"x": x})[(), "y" + SQUARES]
     assert found.amax == pytest.approx((2500 - 625.0) ** 2)
     assert found.derived
+
+
+def test_a_scan_behind_the_first_block_runs() -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    found = calibrate(Model.load(scan_behind(40)), {"x": x})
+    assert found[(), "y"].amax == (x.sum(axis=0) + np.cumsum(x, axis=0)).max()
+
+
+def test_a_sparse_constant_is_not_fetched() -> None:
+    values, indices = helper.make_tensor("v", FLOAT, [2], [2.0, -3.0]), helper.make_tensor("i", INT64, [2], [0, 3])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], sparse_value=helper.make_sparse_tensor(values, indices, [2, 2])),
+        helper.make_node("MatMul", ["x", "c"], ["y"]),
+    ]
+    source = Model.load(model(nodes, {"x": (FLOAT, [1, 2])}, {"y": (FLOAT, [1, 2])}))
+    assert calibrate(source, {"x": np.array([[5.0, 7.0]], np.float32)})[(), "y"].amax == 21.0
 
 
 def test_integers_are_no_magnitudes() -> None:

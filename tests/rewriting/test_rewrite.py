@@ -167,6 +167,40 @@ def test_interface_types(io_types: str, expected: tuple[int, ...]) -> None:
     assert tuple(info.type.tensor_type.elem_type for info in infos) == expected
 
 
+def test_a_bf16_interface_below_the_opset_of_its_casts_is_an_error() -> None:
+    model = text(
+        "g (float[2,3,4] x) => (float[2,3,4] y) { e = Exp(x) y = BatchNormalization<spatial: int = 1>(e, s, s, s, s) }",
+        opset=8,
+    )
+    model = weights(model, s=np.ones(3, np.float32))
+    with pytest.raises(ConversionError, match="needs opset 13 for its Casts, and the model has 8 and cannot be raised"):
+        rewrite(model, precision="bf16", io_types="low", verify=False)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_sequence_of_the_interface_keeps_its_type(precision: str) -> None:
+    """No Cast takes it; what stands beside it goes low."""
+    model = text(
+        "g (seq(float[N]) s, float[N] x) => (float[N] y, int64 n, seq(float[N]) t) { i = Constant<value_int = 0>() "
+        "a = SequenceAt(s, i) m = Mul(a, x) c = Celu(m) y = Exp(c) n = SequenceLength(s) t = SequenceInsert(s, c) }"
+    )
+    result = rewrite(model, precision=precision, io_types="low", verify=False).model
+    onnx.checker.check_model(result, full_check=True)
+    kinds = {info.name: info.type for info in (*result.graph.input, *result.graph.output)}
+    low = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16
+    assert [kinds[name].tensor_type.elem_type for name in "xy"] == [low, low]
+    assert [kinds[name].sequence_type.elem_type.tensor_type.elem_type for name in "st"] == [TensorProto.FLOAT] * 2
+
+
+def test_int32_inputs_of_one_hot_are_cast() -> None:
+    """onnxruntime has kernels for some triples of its types alone; this is none of them."""
+    model = text("g (int64[3] i) => (float[3,8] y) { o = OneHot<axis=-1>(i, d, v) y = Exp(o) }")
+    model = weights(model, d=np.array(8), v=np.array([0, 1], np.float32))
+    result = rewrite(model, fuse=(), int32_inputs=True)
+    assert result.report["interface"]["int32_inputs"] == {"i": "cast"}
+    assert result.report["verification"]["passed"] is True
+
+
 def test_int32_inputs_with_and_without_a_cast() -> None:
     gathered = rewrite(MODELS["gather_embedding"](), fuse=(), int32_inputs=True, verify=False)
     assert gathered.report["interface"]["int32_inputs"] == {"i": "direct"}

@@ -43,3 +43,35 @@ def chain(elem_type: int, *scales: float) -> onnx.ModelProto:
     nodes = [helper.make_node("Mul", [names[i], f"k{i}"], [names[i + 1]], name=f"mul{i}") for i in range(len(scales))]
     constants = {f"k{i}": np.asarray(scale, dtype) for i, scale in enumerate(scales)}
     return model(nodes, {"x": (elem_type, ["n"])}, {"y": (elem_type, ["n"])}, constants)
+
+
+def scan_behind(count: int) -> onnx.ModelProto:
+    """`count` nodes, then a running sum by a Scan whose body names no shapes: onnxruntime infers them from outside."""
+    elements = {name: helper.make_tensor_type_proto(FLOAT, None) for name in ("s", "v", "t", "u")}
+    body = helper.make_graph(
+        [
+            helper.make_node("Unsqueeze", ["v", "first"], ["w"]),
+            helper.make_node("Squeeze", ["w", "first"], ["r"]),
+            helper.make_node("Add", ["s", "r"], ["t"]),
+            helper.make_node("Identity", ["t"], ["u"]),
+        ],
+        "body",
+        [helper.make_value_info(name, elements[name]) for name in ("s", "v")],
+        [helper.make_value_info(name, elements[name]) for name in ("t", "u")],
+    )
+    names = ["x", *(f"n{at}" for at in range(count))]
+    nodes = [helper.make_node("Neg", [names[at]], [names[at + 1]]) for at in range(count)]
+    shape = [
+        helper.make_node("Constant", [], ["first"], value_ints=[0]),
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Concat", ["sizes", "one"], ["target"], axis=0),
+        helper.make_node("Identity", ["target"], ["wanted"]),
+    ]
+    nodes += [
+        helper.make_node("Reshape", [names[-1], "wanted"], ["rows"]),
+        helper.make_node("ReduceSum", ["rows", "axis"], ["start"], keepdims=0),
+        helper.make_node("Scan", ["start", "rows"], ["last", "sums"], body=body, num_scan_inputs=1),
+        helper.make_node("Squeeze", ["sums", "end"], ["y"]),
+    ]
+    constants = {"axis": np.array([0]), "end": np.array([-1]), "one": np.array([1])}
+    return model([*shape, *nodes], {"x": (FLOAT, [3, 2])}, {"y": (FLOAT, [3, 2])}, constants)

@@ -19,7 +19,7 @@ from precision_planner.simulation.rounding import RoundingPlan
 from precision_planner.simulation.variants import BlockRunner
 from precision_planner.typing import Decision, TypingOptions, assign_types
 from tests.random_graphs import Drawn, decisions_of, graphs
-from tests.simulation.models import FLOAT, model
+from tests.simulation.models import FLOAT, model, scan_behind
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -35,6 +35,12 @@ def feeds(seed: int) -> dict[str, np.ndarray]:
     source = np.random.default_rng(seed)
     floats = {name: source.normal(0, 30, (4, 4)).astype(np.float32) for name in ("x", "z")}
     return {**floats, "c": np.array(bool(seed % 2))}
+
+
+def test_a_scan_is_run_in_a_block_of_its_own() -> None:
+    source, x = Model.load(scan_behind(4)), np.arange(6, dtype=np.float32).reshape(3, 2)
+    with BlockRunner(source, [{"x": x}], block_nodes=1) as runner, Session(source) as session:
+        assert_equal(session.run({"x": x}), runner.run(RoundingPlan())[0])
 
 
 @given(graphs(), st.lists(st.integers(0, 39), min_size=1, max_size=4), st.integers(1, 4))
