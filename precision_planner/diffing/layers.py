@@ -188,9 +188,10 @@ class LayerComparison:
                             found[done] = future.result()
                             waiting -= size
                     found.update((name, future.result()) for name, _, future in pending)
-                except ModelError as error:
+                except _Refused as refused:
+                    error = refused.error
                     if not inputs.synthesised:
-                        raise
+                        raise error from None
                     if gathered is not None:
                         label = inputs.labels[number] if number < len(inputs.labels) else f"batch {number}"
                         gathered.skipped.append(f"{label}: {error}")
@@ -214,7 +215,13 @@ class LayerComparison:
         done, open_sides = [0, 0], [True, True]
         while any(open_sides):
             side = 0 if open_sides[0] and (done[0] <= done[1] or not open_sides[1]) else 1
-            item = next(chains[side], None)
+            try:
+                item = next(chains[side], None)
+            except ModelError as error:
+                if side == 0:
+                    raise _Refused(error) from error
+                _exhaust(chains[0])
+                raise
             if item is None:
                 open_sides[side] = False
                 continue
@@ -224,6 +231,26 @@ class LayerComparison:
             del item
             if name in waiting[0] and name in waiting[1]:
                 yield name, np.asarray(waiting[0].pop(name)), np.asarray(waiting[1].pop(name))
+
+
+class _Refused(Exception):
+    """The reference cannot take a batch, which says nothing about the candidate."""
+
+    def __init__(self, error: ModelError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _exhaust(chain: Iterator[Any]) -> None:
+    """Run the reference to its end.
+
+    Raises:
+      _Refused: it cannot take the batch either.
+    """
+    try:
+        deque(chain, maxlen=0)
+    except ModelError as error:
+        raise _Refused(error) from error
 
 
 def _with_last(inputs: Inputs) -> Iterator[tuple[int, Batch, bool]]:

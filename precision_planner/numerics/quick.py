@@ -23,6 +23,9 @@ MASK = 1e30
 MASKED = 1e3
 """What a mask may become and still mask: exp(-1e3) is 0 in every float type. Rewrites give it headroom."""
 
+TINY = 1e-15
+"""Where the largest value or difference is below this, squares in float32 may be lost."""
+
 BLOCK = 1 << 16
 """Elements of a block: three float32 blocks stay in a core's cache."""
 
@@ -58,8 +61,8 @@ class QuickMetrics:
 def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -> QuickMetrics:
     """Compare two tensors of one shape.
 
-    Elements that are the same without being finite (masks of -inf) count as equal. So do masks, which would drown
-    every other difference: elements past `MASK` in the reference that are past `MASKED` (or infinite) in the
+    Elements that are the same without being finite count as equal. So do masks, which would drown every other
+    difference: elements past `MASK` in the reference, or infinite there, that are past `MASKED` (or infinite) in the
     candidate, and elements past `limit` that the candidate clamped to it.
 
     Args:
@@ -109,7 +112,7 @@ def quick_metrics(reference: Array, candidate: Array, limit: float = math.inf) -
                 # a product with ones: BLAS adds up twice as fast as numpy, and as exactly over a block
                 row_sums[top : top + step_rows] += delta @ ones[: delta.shape[1]]
                 worst = max(worst, float(delta.max()))
-    if not (math.isfinite(dd) and math.isfinite(aa)):
+    if not (math.isfinite(dd) and math.isfinite(aa)) or 0 < worst < TINY or 0 < ref_amax < TINY:
         return _exact(a, b, limit)
     bb = max(0.0, aa + 2 * ad + dd)
     return QuickMetrics(
@@ -156,7 +159,7 @@ def _unmask(a: Array, b: Array, limit: float) -> tuple[Array, Array, int]:
     x, y = a.astype(_wide(a)), b.astype(_wide(b))
     with np.errstate(invalid="ignore"):
         same_side = np.sign(x) == np.sign(y)
-        is_mask = (np.abs(x) > MASK) & np.isfinite(x) & (np.abs(y) >= MASKED)
+        is_mask = (np.abs(x) > MASK) & (np.abs(y) >= MASKED)
         is_clamped = (np.abs(x) > limit) & np.isfinite(x) & (np.abs(y) <= limit) & (np.abs(y) > 0.5 * limit)
     out = same_side & (is_mask | is_clamped)
     x[out], y[out] = 0.0, 0.0

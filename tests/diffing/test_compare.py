@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import precision_planner as pp
 from precision_planner.cli.main import main
 from precision_planner.diffing import parse_tolerances
-from precision_planner.errors import InputsError, ToleranceError
+from precision_planner.errors import InputsError, ModelError, ToleranceError
 from precision_planner.model import Model
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.session import Session
@@ -316,3 +316,28 @@ def test_an_extract_reproduces_the_divergence(files: Path) -> None:
     assert found.first_divergence["node"] == "mul1"
     assert main(["extract", source, "--around", "mul1", "-o", str(cut), *inputs]) == 2
     assert main(["extract", source, "--around", "mull", "-o", str(files / "c.onnx"), *inputs]) == 2
+
+
+def _reshaped(rows: int) -> onnx.ModelProto:
+    """x [batch, 8] to [rows, 8], times two; -1 takes any batch."""
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["r"]), helper.make_node("Add", ["r", "r"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor("shape", TensorProto.INT64, [2], [rows, 8])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_a_made_up_batch_that_only_the_candidate_refuses_is_an_error(layers: bool) -> None:
+    with pytest.raises(ModelError, match="onnxruntime stopped"):
+        pp.diff(_reshaped(-1), _reshaped(4), layers=layers, self_check=False)
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_a_made_up_batch_that_the_reference_refuses_is_left_out(layers: bool) -> None:
+    with pytest.raises(InputsError, match="no batch could be run"):
+        pp.diff(_reshaped(5), _reshaped(5), layers=layers, self_check=False)

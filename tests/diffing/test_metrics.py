@@ -107,6 +107,22 @@ def test_a_clamped_mask_hides_no_other_difference() -> None:
     assert quick_metrics(a, np.array([[1.0, np.nan]], np.float32), 65504.0).new_nonfinite == 1
 
 
+def test_a_mask_of_minus_infinity_that_a_rewrite_made_finite_hides_nothing_either() -> None:
+    a = np.array([[1.0, -np.inf]], np.float32)
+    b = np.array([[1.5, -65504.0]], np.float32)
+    found = quick_metrics(a, b, 65504.0)
+    assert (found.rel_l2, found.masked) == (pytest.approx(0.5), 1)
+
+
+def test_squares_that_float32_cannot_hold_are_not_lost() -> None:
+    a = np.full((2, 3), 1e-24, np.float32)
+    doubled, gone = quick_metrics(a, 2 * a), quick_metrics(a, np.zeros_like(a))
+    assert (doubled.rel_l2, doubled.cosine) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert (gone.rel_l2, gone.cosine) == (pytest.approx(1.0), 0.0)
+    close = quick_metrics(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32) + a)
+    assert (close.rel_l2, close.cosine) == (0.0, 1.0)
+
+
 def test_ulps_are_of_the_candidates_type() -> None:
     assert metrics.ulps(np.array([1.0]), np.array([1.0 + 2.0**-10]), "fp16") == (1, 1)
     assert metrics.ulps(np.array([1.0]), np.array([1.0 + 2.0**-10]), "bf16")[0] == 0.125
