@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import click
+import onnx
+import onnx.parser
 import pytest
 
 from precision_planner.cli import console, main
@@ -291,3 +293,26 @@ def test_progress_is_silent_in_a_pipe(capsys):
     with console.progress("scanning", total=3) as advance:
         advance(1)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"kind": "analysis"}', "incomplete analysis: it lacks model, normalizations"),
+        ('{"kind": "diff", "outputs": {}}', "incomplete diff: it lacks verdict"),
+        ('{"kind": "plan"}', "incomplete plan: it lacks target, nodes"),
+        ('{"kind": "precision_plan"}', "neither a diff nor an analysis nor a plan"),
+    ],
+)
+def test_a_report_of_half_a_file_is_a_mistake_in_one_line(text, said, tmp_path, capsys):
+    (tmp_path / "half.json").write_text(text)
+    assert main.main(["report", str(tmp_path / "half.json")]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("headroom", ["0", "-1", "nan", "inf"])
+def test_a_headroom_is_above_0(headroom, tmp_path, capsys):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Exp(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    assert main.main(["analyze", str(tmp_path / "m.onnx"), "--headroom", headroom]) == 2
+    assert "give a factor above 0" in capsys.readouterr().err

@@ -11,6 +11,13 @@ import click
 
 from precision_planner.errors import PlannerError
 
+_NEEDED = {
+    "analysis": ("model", "normalizations", "weights", "tensorrt_warnings", "findings"),
+    "diff": ("verdict", "grade", "passed", "outputs", "first_divergence", "layers"),
+    "plan": ("target", "nodes"),
+}
+"""What the renderers of each kind read, whatever else is there."""
+
 
 @click.command("report")
 @click.argument("file", metavar="FILE.json")
@@ -45,9 +52,15 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PlannerError(f"{path} is no report of the planner's; give what analyze, plan or diff wrote with --json")
     try:
-        kind_of(data)
+        kind = kind_of(data)
     except ValueError as error:
         raise PlannerError(f"{path} is {error}; give what analyze, plan or diff wrote with --json") from None
+    missing = [key for key in _NEEDED[kind] if key not in data]
+    if missing:
+        raise PlannerError(
+            f"{path} is an incomplete {kind}: it lacks {', '.join(missing)}; give what analyze, plan or diff wrote "
+            "with --json"
+        )
     return data
 
 

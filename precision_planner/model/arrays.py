@@ -125,6 +125,8 @@ def load_function(path: Path, name: str, error: type[Exception]) -> Callable[...
 def _polygraphy_iterations(root: Any) -> Iterable[Any]:
     if isinstance(root, list):
         return root
+    if not isinstance(root, dict):
+        raise TypeError(f"it is {json.dumps(root)[:40]}")
     if root.get("polygraphy_class") == "RunResults" or "lst" in root:
         runs = root["lst"]
         return [iteration["outputs"] for iteration in runs[-1][1]]
