@@ -10,6 +10,7 @@ import sys
 
 import click
 import onnx
+import onnx.parser
 import pytest
 
 from precision_planner.cli import console, main
@@ -333,3 +334,11 @@ def test_progress_is_silent_in_a_pipe(capsys):
     with console.progress("scanning", total=3) as advance:
         advance(1)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("headroom", ["0", "-1", "nan", "inf"])
+def test_a_headroom_is_above_0(headroom, tmp_path, capsys):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Exp(x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    assert main.main(["analyze", str(tmp_path / "m.onnx"), "--headroom", headroom]) == 2
+    assert "give a factor above 0" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from precision_planner.analysis.weights import Weights, weights_census
+from precision_planner.errors import PlanError
 from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.model.inputs import Inputs
 from precision_planner.patterns import find_patterns
@@ -45,7 +47,12 @@ def measure(
       target: the build target's name.
       headroom: see `Evidence`.
       progress: told the bytes of weights read since the last call.
+
+    Raises:
+      PlanError: the headroom is no number above 0.
     """
+    if not 0 < headroom < math.inf:
+        raise PlanError(f"the headroom is {headroom:g}; give a factor above 0, such as {DEFAULT_HEADROOM:g}")
     index = GraphIndex(model.proto)
     types = infer_types(model, index)
     matches = find_patterns(model, index=index, types=types)

@@ -16,10 +16,14 @@ _BOTH = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
 _BRAIN = frozenset({int(TensorProto.BFLOAT16)})
 
 _REFUSED: Mapping[str, tuple[frozenset[int], str]] = {
+    "BlackmanWindow": (_BOTH, "TensorRT's parser makes float alone"),
     "Celu": (_BOTH, "TensorRT's parser adds FP32 operands to it"),
     "ConvTranspose": (_BRAIN, "TensorRT has no bfloat16 kernel for it"),
     "EyeLike": (_BOTH, "onnxruntime has no 16-bit kernel for it"),
     "GRU": (_BRAIN, "TensorRT's parser adds FP32 operands to it"),
+    "GlobalLpPool": (_BRAIN, "TensorRT's parser takes float and float16 only"),
+    "HammingWindow": (_BOTH, "TensorRT's parser makes float alone"),
+    "HannWindow": (_BOTH, "TensorRT's parser makes float alone"),
     "HardSwish": (_BRAIN, "TensorRT's parser takes float and float16 only"),
     "LpNormalization": (_BRAIN, "TensorRT's parser takes float and float16 only"),
     "LpPool": (_BRAIN, "TensorRT's parser takes float and float16 only"),

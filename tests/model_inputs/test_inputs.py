@@ -129,8 +129,9 @@ def test_missing_files(name: str, tmp_path: Path) -> None:
 def test_broken_files(tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "null.json").write_text("null")
     (tmp_path / "empty").mkdir()
-    for name in ("bad.npz", "bad.json", "empty"):
+    for name in ("bad.npz", "bad.json", "null.json", "empty"):
         with pytest.raises(InputsError):
             load_inputs(tmp_path / name, identity(x=(FLOAT, [1]))).first()
 

@@ -443,6 +443,21 @@ def random_like_of_integers() -> onnx.ModelProto:
 
 
 @_add
+def windows() -> onnx.ModelProto:
+    """Of an audio front end: TensorRT makes them in float alone."""
+    model = text(
+        "g (float[N,16] x) => (float[N,16] y) { h = HannWindow(s) m = HammingWindow(s) b = BlackmanWindow(s) "
+        "a = Mul(x, h) c = Mul(a, m) d = Mul(c, b) y = Exp(d) }"
+    )
+    return weights(model, s=np.array(16))
+
+
+@_add
+def global_lp_pool() -> onnx.ModelProto:
+    return text("g (float[1,3,8,8] x) => (float[1,3,1,1] y) { e = Tanh(x) p = GlobalLpPool<p = 2>(e) y = Exp(p) }")
+
+
+@_add
 def eye_like() -> onnx.ModelProto:
     return text("g (float[4,4] x) => (float[4,4] y) { e = EyeLike(x) r = Relu(x) y = Add(r, e) }")
 
