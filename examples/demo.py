@@ -26,7 +26,9 @@ ROWS = 40
 GARBAGE = 0.1
 """A summed absolute difference of the probabilities a row above this is no longer the model's answer."""
 PLANNED = 3e-3
-"""What the plan must keep to."""
+"""The tolerance that the plan is asked for: what rules alone keep with the room that a search leaves for the device."""
+SHOWN = 2e-3
+"""What the plan must keep to as simulated."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def main(arguments: list[str]) -> int:
     for result in results:
         console.print(f"TensorRT-RTX, {result.title}: {result.engine}")
     console.print("Honest FP16: every stored value rounded, in onnxruntime on this CPU; no GPU was used.")
-    kept = all(result.planned <= PLANNED and result.accounted == result.norms for result in results)
+    kept = all(result.planned <= SHOWN and result.accounted == result.norms for result in results)
     promised = results[0].as_it_stands > GARBAGE and kept
     if not promised:
         print("the demo did not show what it promises: see the table", file=sys.stderr)
