@@ -1,0 +1,1 @@
+"""What was measured on GPUs: results as JSON, one table, one runner a kind."""
