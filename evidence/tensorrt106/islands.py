@@ -152,7 +152,7 @@ def cases() -> Iterator[Case]:
             keep_engine=keep,
         )
 
-    ca = lambda: cast("x", "a", F)  # noqa: E731
+    ca = lambda: cast("x", "a", F)
     yield one("MatMul", [ca(), mm, out], flat, "", W=W, keep=True)
     yield one("MatMul, Relu", [ca(), mm, node("Relu", ["m"], ["r"]), o], flat, "positive", W=W)
     yield one("MatMul, Mul scalar", [ca(), mm, node("Mul", ["m", "s"], ["r"]), o], flat, "scaled", W=W, s=np.float32(3))

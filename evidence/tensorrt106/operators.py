@@ -52,7 +52,7 @@ def _probe(
     def refer(d: dict[str, Any]) -> list[Any]:
         return [reference(d["x"])]
 
-    feeds = lambda: [{"x": x}]  # noqa: E731
+    feeds = lambda: [{"x": x}]
     yield Case("operators", f"{name}: half", lambda: plain(H), feeds, refer)
     yield Case("operators", f"{name}: FP32 between Casts", island, feeds, refer)
     yield Case("operators", f"{name}: weak, fp16", lambda: plain(F), feeds, refer, strong=False, flags=("FP16",))

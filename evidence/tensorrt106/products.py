@@ -50,7 +50,7 @@ def spellings() -> Iterator[Case]:
         w16, b16 = w.astype(np.float16), b.astype(np.float16)
         X, O = value("x", H, [rows, k]), value("o", H, [rows, n])
         ca, cw, cb = (lambda: cast("x", "a", F)), (lambda: cast("W", "w", F)), (lambda: cast("b", "c", F))
-        mm = lambda left, right, out: node("MatMul", [left, right], [out])  # noqa: E731
+        mm = lambda left, right, out: node("MatMul", [left, right], [out])
         forms: dict[str, tuple[Callable[[], list[onnx.NodeProto]], dict[str, np.ndarray], bool, bool]] = {
             "plain": (lambda: [mm("x", "W", "o")], {"W": w16}, False, False),
             "plain, bias": (lambda: [mm("x", "W", "m"), node("Add", ["m", "b"], ["o"])], {"W": w16, "b": b16}, True, False),
@@ -97,8 +97,8 @@ def spellings() -> Iterator[Case]:
         cb32 = half(rng.standard_normal(channels).astype(np.float32))
         image = half((rng.standard_normal((16, channels, size, size)) + 0.3).astype(np.float32))
         X, O = value("x", H, image.shape), value("o", H, image.shape)
-        conv = lambda ins, out: node("Conv", ins, [out], pads=[1] * 4)  # noqa: E731
-        lift = lambda: [cast("x", "a", F), cast("W", "w", F)]  # noqa: E731
+        conv = lambda ins, out: node("Conv", ins, [out], pads=[1] * 4)
+        lift = lambda: [cast("x", "a", F), cast("W", "w", F)]
 
         def reference(x: dict[str, Any], w: np.ndarray = cw32, b: np.ndarray = cb32) -> list[Any]:
             import torch
@@ -242,7 +242,7 @@ def weak() -> Iterator[Case]:
                 constrain=None if how is None else _set(ours, *how), timed=True, keep_log=kind == "MatMul" and name.startswith("obey float, half out"),
             )  # fmt: skip
     # Casts written into a weakly typed network
-    sandwich = lambda: fence(  # noqa: E731
+    sandwich = lambda: fence(
         [cast("a", "a16", H), cast("a16", "a32", F), node("MatMul", ["a32", "W"], ["m32"], name="product"), cast("m32", "m16", H),
          cast("m16", "m", F)],
         x.shape, (rows, n), W=w,
