@@ -15,7 +15,7 @@ import onnx
 from precision_planner.errors import InputsError, ModelError, PlanError
 from precision_planner.model import Model, NodeId
 from precision_planner.model.arrays import npz_files, read_npz, read_polygraphy
-from precision_planner.planning.plan import check_plan
+from precision_planner.plans.plan import check_plan
 
 ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
 

@@ -14,7 +14,7 @@ from precision_planner.emitting.rtx import Profile, RtxResult, rtx_build
 from precision_planner.emitting.widen import widen
 from precision_planner.errors import PlannerError
 from precision_planner.model import GraphIndex, Model, NodeId
-from precision_planner.planning.plan import PlannedNode, PrecisionPlan
+from precision_planner.plans.plan import PlannedNode, PrecisionPlan
 from precision_planner.rewriting import rewrite
 from precision_planner.typing import Decision
 

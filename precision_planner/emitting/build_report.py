@@ -16,7 +16,7 @@ from precision_planner.emitting.inspection import Inspection, inspect_layers
 from precision_planner.emitting.kernels import Kernel, parse_kernels
 from precision_planner.emitting.layers import EngineInfo, EngineLayer, EngineTensor, type_of
 from precision_planner.errors import EngineError, MissingExtraError
-from precision_planner.planning.plan import PlannedNode, PrecisionPlan
+from precision_planner.plans.plan import PlannedNode, PrecisionPlan
 
 _NETWORK_TYPES = {"HALF": "fp16", "FLOAT": "fp32", "BF16": "bf16"}
 

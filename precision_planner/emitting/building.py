@@ -14,7 +14,7 @@ from typing import Any
 
 from precision_planner.emitting.engine_file import has_gpu, installed_tensorrt
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
-from precision_planner.planning.plan import PrecisionPlan
+from precision_planner.plans.plan import PrecisionPlan
 from precision_planner.planning.targets import get_target
 
 DEFAULT_CAPABILITY = "SM89"

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 
-from precision_planner.planning.plan import PrecisionPlan, Profile
+from precision_planner.plans.plan import PrecisionPlan, Profile
 
 
 def trtexec_command(plan: PrecisionPlan) -> tuple[str, tuple[str, ...]]:

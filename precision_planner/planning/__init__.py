@@ -1,6 +1,6 @@
 """Decisions about precision: the plan, its targets, selectors and policies."""
 
-from precision_planner.planning.plan import Constraint, PlannedNode, PrecisionPlan, Profile, plan_schema
+from precision_planner.plans.plan import Constraint, PlannedNode, PrecisionPlan, Profile, plan_schema
 from precision_planner.planning.targets import DEFAULT_TARGET, TARGETS, Target, get_target
 
 __all__ = [

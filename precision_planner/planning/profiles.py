@@ -11,7 +11,7 @@ from precision_planner.errors import InputsError, PlanError
 from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs, input_specs
 from precision_planner.model.synthesis import synthesise
-from precision_planner.planning.plan import Profile
+from precision_planner.plans.plan import Profile
 
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 """Input -> shape."""

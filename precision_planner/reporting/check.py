@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from precision_planner.planning.plan import plan_schema
+from precision_planner.plans.plan import plan_schema
 from precision_planner.reporting.html import kind_of
 
 _ANALYSIS: dict[str, Any] = {

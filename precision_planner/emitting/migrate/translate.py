@@ -15,7 +15,7 @@ from precision_planner.emitting.trtexec import profile_flags
 from precision_planner.errors import EngineError
 from precision_planner.model import GraphIndex, Model
 from precision_planner.model.index import first_output
-from precision_planner.planning.plan import Profile
+from precision_planner.plans.plan import Profile
 
 _QUANTIZED = frozenset({"int8", "fp8", "int4"})
 

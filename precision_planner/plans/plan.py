@@ -187,7 +187,7 @@ class PrecisionPlan:
 @cache
 def plan_schema() -> dict[str, Any]:
     """The published JSON schema of plan.json."""
-    text = resources.files("precision_planner.planning").joinpath("plan.schema.json").read_text("utf-8")
+    text = resources.files("precision_planner.plans").joinpath("plan.schema.json").read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 
