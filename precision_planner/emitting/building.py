@@ -14,8 +14,8 @@ from typing import Any
 
 from precision_planner.emitting.engine_file import has_gpu, installed_tensorrt
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
-from precision_planner.plans.plan import PrecisionPlan
 from precision_planner.planning.targets import get_target
+from precision_planner.plans.plan import PrecisionPlan
 
 DEFAULT_CAPABILITY = "SM89"
 """What TensorRT-RTX builds for where there is no GPU."""

@@ -16,8 +16,8 @@ from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.model import Model
 from precision_planner.model.arrays import write_npz
-from precision_planner.plans.plan import PrecisionPlan
 from precision_planner.planning.targets import get_target
+from precision_planner.plans.plan import PrecisionPlan
 
 _SCRIPTS = {
     "onnxruntime": ("run.py", "verify.py"),
