@@ -118,6 +118,7 @@ class Analysis:
             "weights": self.weights.to_dict(),
             "tensorrt_warnings": self.tensorrt_warnings.to_dict(),
             "findings": [self._finding(finding) for finding in self.findings],
+            "rules_asked": list(self.evaluation.rules),
             "undecided": [
                 {
                     "rule": entry.rule,

@@ -32,8 +32,15 @@ def analysis_html(analysis: Analysis) -> str:
     title = f"<b>Analysis of {escape(info.path or 'a model in memory')}</b>"
     rows = [(finding.rule, finding.severity, finding.subject, finding.message) for finding in analysis.findings]
     listed = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
-    table = table_html(("rule", "severity", "subject", "message"), rows) if rows else "<p>no findings</p>"
+    table = (
+        table_html(("rule", "severity", "subject", "message"), rows) if rows else f"<p>{_nothing_found(analysis)}</p>"
+    )
     return f"<div>{title}<ul>{listed}</ul>{table}</div>"
+
+
+def _nothing_found(analysis: Analysis) -> str:
+    asked, name = len(analysis.evaluation.rules), analysis.precision.upper()
+    return f"none of the {asked} rules about {name} fired" if asked else f"no rule is about {name}"
 
 
 def weights_html(weights: Weights) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.reporting.numbers import number, size
+from precision_planner.reporting.text import nothing_found
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ def render_analysis(data: Mapping[str, Any], console: Console, *, verbose: bool 
         soft_wrap=True,
     )
     _normalizations(data, console)
-    _findings(data["findings"], console, verbose)
+    _findings(data, console, verbose)
     _tensorrt(data["tensorrt_warnings"], console, verbose)
     _open_questions(data, console)
 
@@ -48,11 +49,12 @@ def _normalizations(data: Mapping[str, Any], console: Console) -> None:
         console.print(f"       near miss at {norm['name']}: {norm['reason']}", soft_wrap=True)
 
 
-def _findings(findings: Sequence[Mapping[str, Any]], console: Console, verbose: bool) -> None:
+def _findings(data: Mapping[str, Any], console: Console, verbose: bool) -> None:
     from rich.text import Text
 
+    findings = data["findings"]
     if not findings:
-        console.print("no findings")
+        console.print(nothing_found(data))
         return
     counts = Counter(finding["severity"] for finding in findings)
     console.print("findings: " + ", ".join(f"{counts[name]} {name}" for name in SEVERITY_STYLES if counts[name]))

@@ -45,3 +45,16 @@ def markdown_text(text: str) -> str:
     text = re.sub(r"[\\`*\[\]|~]", r"\\\g<0>", text)
     # between letters an underscore emphasizes nothing
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+
+
+def nothing_found(data: Mapping[str, Any]) -> str:
+    """What to say of an analysis without findings: how many rules were asked, or that none is about the format.
+
+    Args:
+      data: an analysis as JSON; one saved by an older version does not say which rules were asked.
+    """
+    name = str(data.get("precision", "the low precision")).upper()
+    asked = data.get("rules_asked")
+    if asked is None:
+        return "no rule fired"
+    return f"none of the {len(asked)} rules about {name} fired" if asked else f"no rule is about {name}"

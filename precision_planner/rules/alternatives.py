@@ -9,6 +9,7 @@ import onnx
 from precision_planner.model import NodeId
 from precision_planner.rules.evidence import Subject
 from precision_planner.rules.nodesets import resolve_nodes
+from precision_planner.rules.resolution import too_coarse_for_bf16
 from precision_planner.rules.rule import ActionSpec, Rule
 from precision_planner.rules.world import World
 from precision_planner.transforms.repairs import REPAIRS, Site
@@ -95,13 +96,15 @@ def _refusal(
 
 def _no_bf16(nodes: tuple[NodeId, ...], world: World) -> str:
     target = world.source.target
+    if world.source.precision == "bf16":
+        return "it is BF16 that cannot hold it"
     if target.startswith(_WITHOUT_BF16):
         return f"{target} has no BF16"
     for node_id in nodes:
         place = world.source.index.find(node_id)
         if place is not None and not runs_in_bf16(place[0].nodes[place[1]]):
             return f"{place[0].nodes[place[1]].op_type} takes no bfloat16"
-    return ""
+    return too_coarse_for_bf16(world, nodes)
 
 
 def runs_in_bf16(node: onnx.NodeProto) -> bool:

@@ -203,6 +203,11 @@ def format_constants(source: FactSource) -> dict[str, float]:
         "flush_until": fmt.flush_until,
         "exact_integers": float(1 << (fmt.fraction_bits + 1)),
         "exp_limit": math.log(fmt.max_finite),
+        "angle_limit": math.ldexp(1.0, fmt.fraction_bits - 6),
+        "score_limit": math.ldexp(1.0, fmt.fraction_bits),
+        "square_limit": math.ldexp(1.0, math.frexp(math.sqrt(fmt.max_finite))[1] - 1),
+        "mask_limit": fmt.max_finite / 2,
+        "mask_floor": -fmt.max_finite / 2,
         "wanted_headroom": source.headroom,
     }
 
@@ -215,6 +220,11 @@ CONSTANT_DOCS = {
     "flush_until": "largest magnitude that rounds to zero (FP16: 2^-25)",
     "exact_integers": "up to here every integer is exact (FP16: 2048)",
     "exp_limit": "ln of the largest finite value (FP16: 11.09)",
+    "angle_limit": "up to here an angle is known to within 2^-8 (FP16: 16, BF16: 2)",
+    "score_limit": "from here on the spacing is 1 and more (FP16: 1024, BF16: 128)",
+    "square_limit": "the largest power of two whose square leaves headroom for a sum (FP16: 128)",
+    "mask_limit": "half of the largest finite value (FP16: 32752): headroom for a score",
+    "mask_floor": "its negative (FP16: -32752)",
     "wanted_headroom": "the headroom asked for (`--headroom`, default 4)",
 }
 """Name -> meaning, for the documentation and for the loader."""

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import AttributeProto, numpy_helper
 
+from precision_planner.numerics.formats import get_format
 from precision_planner.rules.clauses import FactValue
 from precision_planner.rules.facts import SUBJECTS, subject_fact
 from precision_planner.rules.lengths import reduction
 from precision_planner.rules.nodesets import upstream_of
 
 if TYPE_CHECKING:
+    from precision_planner.model import Scope
     from precision_planner.rules.evidence import Subject
     from precision_planner.rules.world import World
 
@@ -25,6 +27,12 @@ def _attribute(subject: Subject, name: str) -> Any:
 def precision(world: World, subject: Subject) -> FactValue:
     """The low precision asked for: fp16 or bf16."""
     return world.source.precision
+
+
+@subject_fact(*SUBJECTS, type="text", name="format")
+def format_name(world: World, subject: Subject) -> FactValue:
+    """The low precision as people write it: FP16 or BF16."""
+    return world.source.precision.upper()
 
 
 @subject_fact(*SUBJECTS, type="text")
@@ -145,6 +153,62 @@ def starts_softplus(world: World, subject: Subject) -> FactValue:
             return False
         value = node.output[0]
     return subject.node.op_type == "Exp"
+
+
+@subject_fact("node", type="flag")
+def is_moments_variance(world: World, subject: Subject) -> FactValue:
+    """Whether it is E[x^2] - E[x]^2: the mean of the squares minus the square of the mean of the same value."""
+    assert subject.node is not None
+    scope, node = subject.scope, subject.node
+    if node.op_type != "Sub":
+        return False
+    mean_of_squares, square_of_mean = (world.source_node(scope, name) for name in node.input)
+    if mean_of_squares is None or mean_of_squares.op_type != "ReduceMean":
+        return False
+    squared = _squared(world, scope, mean_of_squares.input[0])
+    mean = None if square_of_mean is None else _squared(world, scope, node.input[1])
+    maker = None if mean is None else world.source_node(scope, mean)
+    return squared is not None and maker is not None and maker.op_type == "ReduceMean" and maker.input[0] == squared
+
+
+def _squared(world: World, scope: Scope, value: str) -> str | None:
+    """What a value is the square of: Pow(x, 2) or Mul(x, x); None for everything else."""
+    node = world.source_node(scope, value)
+    if node is None:
+        return None
+    if node.op_type == "Pow" and world.number(scope, node.input[1]) == 2:
+        return node.input[0]
+    return node.input[0] if node.op_type == "Mul" and node.input[0] == node.input[1] else None
+
+
+@subject_fact("node", type="flag")
+def bound_becomes_one(world: World, subject: Subject) -> FactValue:
+    """Whether its upper bound is a constant below 1 that the low precision rounds to 1, as 1 - 1e-6 in FP16."""
+    assert subject.node is not None
+    slots = {"Clip": (2,), "Min": tuple(range(len(subject.node.input)))}.get(subject.node.op_type, ())
+    bounds = [world.number(subject.scope, subject.node.input[slot]) for slot in slots if slot < len(subject.node.input)]
+    half_ulp = get_format(world.source.precision).unit_roundoff / 2  # below 1 the spacing is half of that above
+    return any(bound is not None and 1.0 - half_ulp <= bound < 1.0 for bound in bounds)
+
+
+@subject_fact("node", type="flag")
+def complement_read(world: World, subject: Subject) -> FactValue:
+    """Whether 1 - its output is read, as the logarithm of a Bernoulli's other side does."""
+    assert subject.node is not None
+    scope, value = subject.scope, subject.node.output[0]
+    return any(
+        scope.nodes[use.position].op_type == "Sub"
+        and use.slot == 1
+        and world.number(scope, scope.nodes[use.position].input[0]) == 1
+        for use in scope.consumers(value)
+    )
+
+
+@subject_fact("pattern", type="flag")
+def in_attention(world: World, subject: Subject) -> FactValue:
+    """Whether its nodes are part of an attention, whose scores a fused kernel holds in FP32."""
+    assert subject.match is not None
+    return any("attention" in world.patterns_of.get(node, frozenset()) for node in subject.match.nodes)
 
 
 @subject_fact("pattern", type="number", unit="keys")
