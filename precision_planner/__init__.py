@@ -7,7 +7,12 @@ costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# onnxruntime 1.29 and newer report what they load, names of the model included, unless this is set before their import.
+# Processes that this one starts inherit it; a setting of the user's own wins.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Public name -> the module that defines it.
 _PUBLIC = {

@@ -283,10 +283,11 @@ class TestWriteResult:
         console.write_result("new\n", path)
         assert path.read_text() == "new\n"
         assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
-        assert path.stat().st_mode & 0o777 == 0o666 & ~console._umask()
+        (tmp_path / "plain").touch()
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
     def test_a_folder_that_is_not_there_is_a_mistake_of_the_users(self, tmp_path):
-        with pytest.raises(OutputError, match="No such file or directory; choose another file"):
+        with pytest.raises(OutputError, match="does not exist; create it first"):
             console.write_result("x", tmp_path / "none" / "r.json")
 
     def test_a_pipe_is_written_to_and_not_replaced(self, tmp_path):

@@ -22,6 +22,7 @@ _MOST = 15
 @click.option("-o", "--output", metavar="FILE", help="The engine; DIR/model.engine by default.")
 @click.option("--compute-capabilities", metavar="SM89,..", help="TensorRT-RTX: the GPUs to build for.")
 @click.option("--no-attention", is_flag=True, help="Do not compare fused attention with plain FP16 (builds it too).")
+@click.option("--force", is_flag=True, help="Overwrite an existing FILE (never what the plan consists of).")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
 def command(
     folder: str,
@@ -29,6 +30,7 @@ def command(
     output: str | None,
     compute_capabilities: str | None,
     no_attention: bool,
+    force: bool,
     json_path: str | None,
 ) -> int:
     r"""Build the engine of the plan in DIR and report what was asked and what the engine has.
@@ -47,6 +49,7 @@ def command(
     from precision_planner.emitting.buildlog import severity
     from precision_planner.emitting.engine_file import to_json
     from precision_planner.model import Model
+    from precision_planner.writing import record
 
     shown = "FEW" if verbosity() == 0 else "FE" if verbosity() < 0 else "FEWI"
 
@@ -64,12 +67,15 @@ def command(
             polygraphy_args,
             output=None if output is None else Path(output),
             capabilities=compute_capabilities,
+            force=force,
             on_line=on_line,
         )
     # a folder that cannot be written can still be built from, to an -o elsewhere
     place = run.folder if os.access(run.folder, os.W_OK) else (run.engine or Path(output or "model.engine")).parent
     log = place / "build.log"
     write_result("\n".join(run.log), log)
+    if place == run.folder:
+        record(place, log.name)
     model = Model.load(run.folder / "model.onnx")
     report = judge_build(run, names=[tensor.name for tensor in model.proto.graph.initializer])
     if report.run.engine is not None and not no_attention:

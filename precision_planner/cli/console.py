@@ -8,9 +8,7 @@ the terminal's or COLUMNS, and 80 in a pipe.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -96,85 +94,45 @@ def work(description: str) -> Iterator[Callable[[str], None]]:
 def check_results(destinations: Iterable[str | None], sources: Iterable[str | None] = ()) -> None:
     """Refuse, before any work is done, results that cannot be written or would overwrite what was read.
 
+    Every command is guarded so for its own parameters (`precision_planner.cli.guard`); this is for what only the
+    command knows.
+
     Args:
-      destinations: where results go; None where one was not asked for.
-      sources: what the command reads: models with their data, other files, folders whose models, arrays and plan are
-        kept too.
+      destinations: where reports go; None where one was not asked for.
+      sources: what the command reads: models with their data, other files, folders of them.
 
     Raises:
       OutputError: two results go to one place, one is a source, a folder, or in a folder that does not exist.
     """
+    from precision_planner.cli.guard import check_destinations
+    from precision_planner.writing import place_of
+
     wanted = [text for text in destinations if text]
-    read: set[Path] = set()
-    if any(Path(text).exists() for text in wanted):  # else there is nothing that could be lost
-        read = {file.resolve() for text in sources if text for file in _files_of(Path(text))}
     seen: set[str | Path] = set()
     for text in wanted:
-        path = Path(text)
-        place = text if text == "-" else path.resolve()
+        place = text if text == "-" else place_of(Path(text))
         if place in seen:
             raise OutputError(f"two results would be written to {text}; give each a place of its own")
         seen.add(place)
-        if text == "-":
-            continue
-        if place in read:
-            raise OutputError(f"{text} is an input, which is never overwritten; write the result elsewhere")
-        if path.is_dir():
-            raise OutputError(f"cannot write {text}: it is a folder; give the name of a file")
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {text}: the folder {path.parent} does not exist; create it first")
-
-
-def _files_of(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield path / "plan.json"
-        for pattern in ("*.onnx", "*.npz"):
-            for file in path.glob(pattern):
-                yield from _files_of(file)
-        return
-    yield path
-    if path.suffix == ".onnx" and path.is_file():
-        from precision_planner.model import Model
-
-        yield from Model.load(path).files
+    check_destinations(dict.fromkeys(wanted, True), [text for text in sources if text])
 
 
 def write_result(text: str, destination: str | Path) -> None:
     """Write a result to a file, or to stdout for `-`; a file appears whole or not at all.
 
-    A device or a pipe is written to, not replaced.
+    A device or a pipe is written to, not replaced. What stdout's encoding lacks is escaped there.
 
     Args:
       text: what to write; a missing final line break is added.
       destination: a path, or `-`.
 
     Raises:
-      OutputError: the file cannot be written.
+      OutputError: the file cannot be written, was read, or is no report.
     """
+    from precision_planner.writing import write_text
+
     text = text if text.endswith("\n") else text + "\n"
     if str(destination) == "-":
         sys.stdout.write(text)
         return
-    path = Path(destination)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        path.write_text(text, encoding="utf-8")
-        return
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another file") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another file") from error
-
-
-def _umask() -> int:
-    # The only way to read the mask is to set it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_text(Path(destination), text)

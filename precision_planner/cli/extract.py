@@ -30,9 +30,9 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     from precision_planner.model import Model
     from precision_planner.model.arrays import write_npz
     from precision_planner.model.extract import extract_around
-    from precision_planner.model.files import atomic_files, check_output
     from precision_planner.model.inputs import load_inputs
     from precision_planner.simulation import is_typed_low
+    from precision_planner.writing import atomic_files, check_output
 
     loaded = Model.load(model)
     path = Path(output)

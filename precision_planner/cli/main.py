@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import click
 
+from precision_planner.cli.guard import guard
 from precision_planner.errors import PlannerError
 
 EXIT_DONE = 0
@@ -71,6 +72,7 @@ class PlannerGroup(click.Group):
             command = importlib.import_module(f"precision_planner.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         _accept_verbosity(command)
+        guard(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from precision_planner.cli.options import fusion_kinds, graph_options
+from precision_planner.errors import OutputError
 
 
 @click.command("rewrite")
@@ -32,14 +33,16 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
     """
     from precision_planner.cli.console import check_results, note, progress, write_result
     from precision_planner.model import Model
-    from precision_planner.model.files import check_output
     from precision_planner.rewriting import default_output, rewrite
     from precision_planner.rewriting.plugins import parse_plugins
+    from precision_planner.writing import check_output, place_of
 
     loaded = Model.load(Path(model))
     target = Path(output) if output else default_output(model, options["precision"])
     check_output(target, force=force, protect=loaded.files)
-    check_results([str(target), json_path], [*map(str, loaded.files), options["inputs"]])
+    check_results([json_path], [*map(str, loaded.files)])
+    if json_path and place_of(Path(json_path)) == place_of(target):
+        raise OutputError(f"two results would be written to {target}; give each a place of its own")
     kinds = fusion_kinds(options)
     plugins = parse_plugins(options.pop("plugins"))
     verify = not options.pop("no_verify")

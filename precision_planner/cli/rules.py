@@ -189,15 +189,12 @@ def measure_case(model: Model, batches: Sequence[Mapping[str, np.ndarray[Any, An
 
 
 def _write_docs(rulebook: RuleBook, folder: Path) -> int:
-    from precision_planner.cli.console import write_result
     from precision_planner.planning.cures import example_graphs
     from precision_planner.rules.pages import rule_pages
+    from precision_planner.writing import write_set
 
-    folder.mkdir(parents=True, exist_ok=True)
     pages = rule_pages(rulebook, lambda rule: example_graphs(rule, measure_case))
-    for name, text in pages.items():
-        write_result(text, folder / name)
-    for stale in sorted({path.name for path in folder.glob("*.md")} - set(pages)):
-        (folder / stale).unlink()
+    # the pages of rules that are gone go with them: only those that an earlier run wrote there
+    write_set(folder, {name: text.encode() for name, text in pages.items()})
     click.echo(f"wrote {len(pages)} pages to {folder}")
     return 0

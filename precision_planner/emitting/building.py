@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,10 @@ from precision_planner.emitting.engine_file import has_gpu, installed_tensorrt
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
 from precision_planner.planning.targets import get_target
 from precision_planner.plans.plan import PrecisionPlan
+from precision_planner.writing import atomic_files, check_output, finish_interrupted, record, scratch_folder
+
+ENGINE = "model.engine"
+"""The engine's name in a plan's folder."""
 
 DEFAULT_CAPABILITY = "SM89"
 """What TensorRT-RTX builds for where there is no GPU."""
@@ -71,6 +74,7 @@ class BuildRun:
 def read_plan(folder: Path) -> PrecisionPlan:
     """The plan of a folder; PlanError in one line for what is no plan folder."""
     path = folder / "plan.json"
+    finish_interrupted(folder, path.name)
     if not path.is_file():
         raise PlanError(f"{folder} has no plan.json; give a folder that planner plan wrote")
     missing = [name for name in ("build.py", "model.onnx") if not (folder / name).is_file()]
@@ -119,6 +123,7 @@ def run_build(
     *,
     output: Path | None = None,
     capabilities: str | None = None,
+    force: bool = False,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> BuildRun:
     """Build a plan folder's engine in a process of its own (TensorRT keeps the first logger of a process).
@@ -128,6 +133,7 @@ def run_build(
       arguments: for Polygraphy, as on its command line; builder settings among them are applied to the plan.
       output: where the engine goes; model.engine in the folder by default.
       capabilities: the GPUs TensorRT-RTX builds for, such as "SM89,SM120".
+      force: replace an engine file that the planner did not put there.
       on_line: called with every line of the log as it comes.
 
     Raises:
@@ -143,7 +149,10 @@ def run_build(
             "python3 build.py there (a plan for tensorrt-rtx builds without a GPU)"
         )
     rest, overrides, given = apply_arguments(arguments)
-    engine = Path(given["output"]) if "output" in given else output or folder / "model.engine"
+    engine = Path(given["output"]) if "output" in given else output or folder / ENGINE
+    # the file of that name in a plan's folder is what its own script writes
+    kept = frozenset(folder.glob("*")) - {folder / ENGINE}
+    check_output(engine, force=force, protect=kept, own=_is_own(folder, engine))
     environment = dict(os.environ)
     if module == "tensorrt_rtx":
         environment["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"
@@ -156,20 +165,23 @@ def run_build(
             environment["PLAN_COMPUTE_CAPABILITIES"] = wanted if isinstance(wanted, str) else ",".join(wanted)
     if overrides:
         environment["PLAN_OVERRIDES"] = json.dumps(overrides)
-    with tempfile.TemporaryDirectory(prefix="planner-build-") as scratch:
-        report, fresh = Path(scratch) / "network.json", Path(scratch) / "model.engine"
+    with scratch_folder() as scratch:
+        report, fresh = scratch / "network.json", scratch / ENGINE
         environment["PLAN_REPORT"] = str(report)
         returncode, log = _run(_command(folder, rest, fresh), folder, environment, on_line)
         network = json.loads(report.read_text("utf-8")) if report.is_file() else {}
         built = returncode == 0 and fresh.is_file()
         if built:
-            engine.parent.mkdir(parents=True, exist_ok=True)
-            partial = engine.with_name(f".{engine.name}.part")
-            with fresh.open("rb") as source, partial.open("wb") as target:
+            with fresh.open("rb") as source, atomic_files(engine) as (target,):
                 while block := source.read(1 << 24):
                     target.write(block)
-            os.replace(partial, engine)
+            if _is_own(folder, engine):
+                record(folder, ENGINE)
     return BuildRun(plan, folder, engine if built else None, returncode, log, network, module, note)
+
+
+def _is_own(folder: Path, engine: Path) -> bool:
+    return engine.parent.resolve() == folder and engine.name == ENGINE
 
 
 def apply_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], dict[str, str]]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,12 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from precision_planner import writing
 from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.model import Model
 from precision_planner.model.arrays import write_npz
 from precision_planner.planning.targets import get_target
 from precision_planner.plans.plan import PrecisionPlan
+from precision_planner.writing import FolderWriter, identity, made_files
+
+MAIN = "plan.json"
+"""The file that makes a folder a plan's; while it is missing, the folder is none."""
 
 _SCRIPTS = {
     "onnxruntime": ("run.py", "verify.py"),
@@ -49,7 +51,7 @@ def emit_folder(
     """Write the folder of a plan, whole or not at all.
 
     Args:
-      folder: created; an existing one is replaced only with `force`, and only if it is a plan folder (or empty).
+      folder: created; of an existing one the planner's own files are replaced with `force`, and nothing else in it.
       plan: the decision.
       model: what is built: typed for a strong target, FP32 with fusions for a weak one.
       golden: what verify.py compares the engine with.
@@ -61,38 +63,17 @@ def emit_folder(
     Raises:
       OutputError: the folder exists, or cannot be written.
     """
-    check_folder(folder, force=force)
-    if any(file.resolve().is_relative_to(folder.resolve()) for file in model.files):
+    ours = [folder / name for name in made_files(folder)]
+    if any(identity(file) == identity(mine) is not None for file in model.files for mine in ours):
         raise OutputError(f"the model lies inside {folder}, which the plan would replace; give another -o")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}; choose another folder") from None
-    try:
+    with FolderWriter(folder, MAIN, force=force) as staging:
         _fill(staging, plan, model, golden)
-        os.chmod(staging, 0o755)
-        if folder.exists():
-            # the old folder goes only when the new one is whole
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(folder / name for name in made_files(folder))
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
     """Refuse a folder that would lose something: OutputError in one line."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give the name of a folder for the plan")
-    if not any(folder.iterdir()):
-        return
-    if not (folder / "plan.json").is_file():
-        raise OutputError(f"{folder} holds files that are not a plan's and is never replaced; give another -o")
-    if not force:
-        raise OutputError(f"{folder} holds a plan already; give another -o, or --force to replace it")
+    writing.check_folder(folder, MAIN, force=force)
 
 
 def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase]) -> None:

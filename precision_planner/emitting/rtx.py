@@ -8,7 +8,6 @@ engine without a GPU.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from precision_planner._extras import require
 from precision_planner.emitting.kernels import Kernel, parse_kernels, parse_nodes
 from precision_planner.errors import EngineError, TargetError
 from precision_planner.model import Model
+from precision_planner.writing import scratch_folder
 
 Shape = tuple[int, ...]
 Profile = tuple[Shape, Shape, Shape]
@@ -227,8 +227,8 @@ def _parser_source(source: Model | onnx.ModelProto | bytes | str | os.PathLike[s
         if model.stored_bytes <= _MAX_BUFFER:
             yield model.to_bytes()
             return
-        with tempfile.TemporaryDirectory(prefix="planner-rtx-") as folder:
-            yield model.save(Path(folder) / "model.onnx")[0]
+        with scratch_folder() as folder:
+            yield model.save(folder / "model.onnx")[0]
     else:
         path = Path(source)
         if not path.is_file():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from precision_planner.errors import ExternalDataError, ModelError, OutputError
+from precision_planner.errors import ExternalDataError, ModelError
 from precision_planner.model import wire
 from precision_planner.model.payloads import FileSlice, MappedFile, Payload, WeightStore, WeightStoreBuilder
 from precision_planner.model.tensors import (
@@ -24,6 +24,16 @@ from precision_planner.model.tensors import (
     numpy_dtype,
     set_payload,
 )
+from precision_planner.writing import (
+    atomic_files,
+    check_output,
+    identity,
+    place_of,
+    reads,
+    refuse_changed,
+    remove_parts,
+    unnamed_part,
+)
 
 PROTOBUF_LIMIT = 2**31 - 1 - 2**20
 """A protobuf message ends at 2 GiB; the rest is margin for what is written around the tensors."""
@@ -33,6 +43,10 @@ EXTERNAL_ALIGNMENT = 4096
 
 EXTERNAL_MIN_BYTES = 1024
 """Smaller initializers stay inside the model file: shape inference reads shapes there."""
+
+_LATER = "planner-names-this-later"
+_SEARCHED_BYTES = 64 << 20
+"""A model whose weights lie outside is smaller than this."""
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, WeightStore]:
@@ -188,63 +202,79 @@ def write_model(
     """
     if external is None:
         external = stored_length(proto, weights) > PROTOBUF_LIMIT
-    data_path = path.with_name(path.name + ".data")
-    targets = [path, data_path] if external else [path]
-    for target in targets:
-        check_output(target, force=force, protect=protect)
+    check_output(path, force=force, protect=protect)
+    place = place_of(path)
     if not external:
-        with atomic_files(path) as (file,):
+        with atomic_files(place) as (file,):
             _write_pieces(file, _pieces(proto, weights), weights)
-        return targets
+            refuse_changed(protect)
+        return [path]
+    return [path, path.with_name(_write_linked(place, proto, weights, protect).name)]
+
+
+def _write_linked(
+    place: Path, proto: onnx.ModelProto, weights: Mapping[str, Payload], protect: frozenset[Path]
+) -> Path:
+    """Write a model and the file of its weights; the name of the latter, which no other model refers to.
+
+    The weights get a name of their own, by their content, where ``<name>.data`` is taken, so that the rename of the
+    model alone changes from the old pair to the new one. The old file goes afterwards, unless another model names it.
+    """
+    before = _external_files(place)
     linked = onnx.ModelProto()
     linked.CopyFrom(proto)
-    with atomic_files(data_path, path) as (data, file):
-        _write_external(data, linked, weights, data_path.name)
-        _write_pieces(file, _pieces(linked, weights), weights)
-    return targets
+    with atomic_files(place) as (file,):
+        remove_parts(place.with_name(f"{place.name}.data"))
+        with unnamed_part(place.with_name(f"{place.name}.data")) as (data, keep):
+            digest = _write_external(data, linked, weights)
+            data_path = place.with_name(f"{place.name}.data")
+            if data_path.exists():
+                data_path = place.with_name(f"{place.name}.{digest[:12]}.data")
+            for site in iter_tensors(linked):
+                for entry in site.tensor.external_data:
+                    if entry.key == "location" and entry.value == _LATER:
+                        entry.value = data_path.name
+            _write_pieces(file, _pieces(linked, weights), weights)
+            refuse_changed(protect)
+            keep(data_path)
+    for old in before - {data_path}:
+        if not reads.holds(old) and not any(identity(old) == identity(kept) for kept in protect):
+            _remove_unused(old)
+    return data_path
 
 
-def check_output(path: Path, *, force: bool, protect: frozenset[Path] = frozenset()) -> None:
-    """Refuse an output that would overwrite something: OutputError in one line."""
-    resolved = path.resolve()
-    if any(resolved == kept.resolve() for kept in protect):
-        raise OutputError(f"{path} is the input (or its data): the input is never overwritten; give another -o")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists already; give another -o, or --force to overwrite it")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; create it first")
+def _external_files(model: Path) -> set[Path]:
+    """The files of weights, by the names that `_write_linked` gives, of a model that is there.
 
-
-@contextmanager
-def atomic_files(*paths: Path) -> Iterator[list[BinaryIO]]:
-    """Files that appear under their names, in the order given, only when all were written whole.
-
-    An interruption or an error leaves nothing behind, and an older file of that name as it was.
+    Those of its content-named kind that a killed run left are among them, and beside one of these ``<name>.data``.
     """
-    parts: list[str] = []
-    files: list[BinaryIO] = []
+    if not model.is_file():
+        return set()
+    hexadecimal = re.compile(re.escape(model.name) + r"\.[0-9a-f]{12}\.data")
+    left = {path for path in model.parent.glob("*.data") if hexadecimal.fullmatch(path.name)}
+    if left:
+        left.add(model.with_name(f"{model.name}.data"))
+    pattern = re.compile(re.escape(os.fsencode(model.name)) + rb"(\.[0-9a-f]{12})?\.data")
     try:
-        for path in paths:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-            parts.append(name)
-            files.append(os.fdopen(handle, "wb"))
-        yield files
-        umask = os.umask(0)
-        os.umask(umask)
-        for file, name in zip(files, parts, strict=True):
-            file.close()
-            os.chmod(name, 0o666 & ~umask)
-        for name, path in zip(parts, paths, strict=True):
-            os.replace(name, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {' and '.join(map(str, paths))}: {error.strerror or error}") from None
-    finally:
-        for file in files:
-            file.close()
-        for name in parts:
-            Path(name).unlink(missing_ok=True)
+        with model.open("rb") as file:
+            names = {match.group() for match in pattern.finditer(file.read(_SEARCHED_BYTES))}
+    except OSError:
+        return set()
+    reads.forget(model)
+    return left | {model.with_name(os.fsdecode(name)) for name in names}
+
+
+def _remove_unused(data: Path) -> None:
+    """Remove a file of weights that no model beside it names."""
+    name = os.fsencode(data.name)
+    for other in data.parent.glob("*.onnx"):
+        try:
+            with other.open("rb") as file:
+                if name in file.read(_SEARCHED_BYTES):
+                    return
+        except OSError:
+            return
+    data.unlink(missing_ok=True)
 
 
 def _write_pieces(file: BinaryIO, pieces: list[bytes | wire.Insert], weights: Mapping[str, Payload]) -> None:
@@ -256,8 +286,13 @@ def _write_pieces(file: BinaryIO, pieces: list[bytes | wire.Insert], weights: Ma
             file.write(piece)
 
 
-def _write_external(file: BinaryIO, proto: onnx.ModelProto, weights: Mapping[str, Payload], location: str) -> None:
-    """Write every stored initializer to `file` and point the (copied) model at it; shared payloads once."""
+def _write_external(file: BinaryIO, proto: onnx.ModelProto, weights: Mapping[str, Payload]) -> str:
+    """Write every stored initializer to `file`, shared payloads once, and point the (copied) model at it.
+
+    Returns:
+      The SHA-256 of what was written, in hexadecimal; the location is to be filled in.
+    """
+    digest = hashlib.sha256()
     written: dict[str, tuple[int, int]] = {}
     position = 0
     for site in iter_tensors(proto):
@@ -266,10 +301,13 @@ def _write_external(file: BinaryIO, proto: onnx.ModelProto, weights: Mapping[str
             continue
         if key not in written:
             start = -(-position // EXTERNAL_ALIGNMENT) * EXTERNAL_ALIGNMENT
-            file.write(b"\0" * (start - position))
+            padding = b"\0" * (start - position)
+            file.write(padding)
+            digest.update(padding)
             size = 0
             for chunk in weights[key].chunks():
                 file.write(chunk)
+                digest.update(chunk)
                 size += len(chunk)
             written[key] = (start, size)
             position = start + size
@@ -277,6 +315,7 @@ def _write_external(file: BinaryIO, proto: onnx.ModelProto, weights: Mapping[str
         tensor = site.tensor
         clear_values(tensor)
         tensor.data_location = TensorProto.EXTERNAL
-        for name, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        for name, value in (("location", _LATER), ("offset", str(offset)), ("length", str(length))):
             entry = tensor.external_data.add()
             entry.key, entry.value = name, value
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ an array of a stored weight is a read-only view of the memory map.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from precision_planner.errors import ModelError
 from precision_planner.model.wire import RAW_DATA, VARINT_FIELDS
+from precision_planner.writing import watch
 
 CHUNK_BYTES = 1 << 22
 """How much is streamed at a time: large enough for the disk, small beside the memory bound."""
@@ -46,6 +48,7 @@ class MappedFile:
         self.path = path
         try:
             with path.open("rb") as file:
+                watch(path, os.fstat(file.fileno()))
                 size = file.seek(0, 2)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         except OSError as error:

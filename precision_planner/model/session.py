@@ -6,9 +6,7 @@ Large models go through a temporary folder with external data, which onnxruntime
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import onnx
 from precision_planner._extras import require
 from precision_planner.errors import ModelError
 from precision_planner.model.model import Model
+from precision_planner.writing import Scratch
 
 IN_MEMORY_BYTES = 16 << 20
 """Models up to this size are handed to onnxruntime as bytes; larger ones as files with external data."""
@@ -69,7 +68,7 @@ class Session:
                 f"onnxruntime here has no {missing[0]} (it has {', '.join(self._ort.get_available_providers())}); "
                 'install the extra that brings it: pip install "precision-planner[gpu]"'
             )
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
         options = self._ort.SessionOptions()
         levels = self._ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
@@ -119,7 +118,7 @@ class Session:
         """Let go of the session and remove the temporary files."""
         self._session = None
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
             self._folder = None
 
     def __enter__(self) -> Session:
@@ -148,9 +147,9 @@ class Session:
         if model.stored_bytes <= IN_MEMORY_BYTES:
             return model.to_bytes()
         if self._folder is not None:
-            self._folder.cleanup()
-        self._folder = tempfile.TemporaryDirectory(prefix="precision-planner-")
-        path = Path(self._folder.name) / "model.onnx"
+            self._folder.close()
+        self._folder = Scratch()
+        path = self._folder.path / "model.onnx"
         model.save(path, external=True)
         return str(path)
 

@@ -7,7 +7,6 @@ one session to the next without a copy.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from precision_planner.model.model import MAX_IR_VERSION, Model
 from precision_planner.model.payloads import LazyPayload
 from precision_planner.model.session import is_onnxruntime_error, reason_of, run_arrays
 from precision_planner.model.tensors import marker_key
+from precision_planner.writing import Scratch
 
 __all__ = ["SharedSession", "TensorPool", "Value", "as_value"]
 
@@ -60,18 +60,18 @@ class TensorPool:
         self._one_store = one_store
         self._ort = require("onnxruntime", extra="cpu", purpose="running the model")
         self._values: dict[Hashable, tuple[Value, int]] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="precision-planner-")
-        (Path(self._folder.name) / _PLACE).touch()
+        self._folder = Scratch()
+        (self._folder.path / _PLACE).touch()
 
     @property
     def folder(self) -> Path:
         """Where sessions put the structure of their models for onnxruntime to load."""
-        return Path(self._folder.name)
+        return self._folder.path
 
     def close(self) -> None:
         """Let go of the weights and remove the folder."""
         self._values.clear()
-        self._folder.cleanup()
+        self._folder.close()
 
     def __len__(self) -> int:
         """How many weights are held."""

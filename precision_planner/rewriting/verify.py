@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from precision_planner._extras import require
 from precision_planner.errors import MissingExtraError
 from precision_planner.model import GraphIndex, Model
 from precision_planner.typing.schemas import TYPE_ATTRIBUTES
+from precision_planner.writing import scratch_folder
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 _NO_BRAIN = "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
@@ -47,8 +47,8 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
     if brain and not _uses(original, onnx.TensorProto.BFLOAT16):
         return None, _NO_BRAIN
     error_text = ""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "typed.onnx"
+    with scratch_folder() as folder:
+        path = folder / "typed.onnx"
         typed.save(path)
         for level in _LEVELS:
             error_text = _load(ort, path, level)
@@ -58,7 +58,7 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
             return True, ""
         if brain and "NOT_IMPLEMENTED" in error_text:
             return None, _NO_BRAIN
-        before = Path(folder) / "original.onnx"
+        before = folder / "original.onnx"
         original.save(before)
         refused = _load(ort, before, "ORT_DISABLE_ALL")
     if refused:

@@ -87,6 +87,7 @@ def load_function(name: str, function: str) -> ModuleType:
 def test_the_folder_is_complete_and_the_plan_reads_back(rtx_folder: Path) -> None:
     names = sorted(str(path.relative_to(rtx_folder)) for path in rtx_folder.rglob("*") if path.is_file())
     assert names == [
+        ".planner-manifest.json",
         "README.md",
         "build.py",
         "diagnose.py",

@@ -96,7 +96,7 @@ def test_a_failure_leaves_nothing_and_is_one_line(tmp_path: Path, capsys: pytest
     for around, options, message in [
         ("nn", [], "nearest: n"),
         (str(tmp_path / "saved.json"), [], "is no report of the planner's"),
-        ("n", ["-o", str(model), "--force"], "is the input"),
+        ("n", ["-o", str(model), "--force"], "is an input"),
         ("n", ["-o", str(tmp_path / "in"), "--inputs", str(tmp_path / "in.npz"), "--force"], "is the input"),
         ("n", ["-o", str(tmp_path / "none" / "cut.onnx")], "does not exist; create it first"),
     ]:

@@ -22,6 +22,9 @@ import json
 import os
 import sys
 
+# onnxruntime 1.29 and newer report what they load unless this is set; your own setting wins
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 

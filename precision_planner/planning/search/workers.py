@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from precision_planner.errors import PlanError
 from precision_planner.model import Model
 from precision_planner.planning.search.evaluate import Batches, Evaluator, Question, Setting
 from precision_planner.planning.search.judge import Judgement
+from precision_planner.writing import scratch_folder
 
 __all__ = ["Local", "Package", "Workers", "open_workers"]
 
@@ -136,8 +136,7 @@ def open_workers(
     model, setting = evaluator.runner.model, evaluator.setting
     if setting.own:
         raise PlanError("one's own metric runs in this process only; leave out --jobs and --scheduler")
-    with tempfile.TemporaryDirectory(prefix="precision-planner-") as place:
-        folder = Path(place)
+    with scratch_folder() as folder:
         if scheduler is not None:
             with _cluster(scheduler) as (executor, workers):
                 yield Workers(executor, Package.write(folder, model, batches, screen, setting, 0), max(1, workers))
