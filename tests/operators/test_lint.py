@@ -41,6 +41,7 @@ TO_DO: frozenset[str] = frozenset(
         "rewriting/work.py",
         "rules/nodesets.py",
         "rules/positions.py",
+        "rules/resolution.py",
         "rules/world.py",
         "simulation/schemas.py",
         "transforms/adapters.py",
