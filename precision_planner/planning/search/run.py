@@ -23,7 +23,7 @@ from precision_planner.planning.search.search import search
 from precision_planner.planning.search.states import Space, region_of
 from precision_planner.planning.search.workers import open_workers
 from precision_planner.planning.targets import Target
-from precision_planner.rules.alternatives import runs_in_bf16
+from precision_planner.rules.engine.alternatives import runs_in_bf16
 
 __all__ = ["SearchOptions", "find_plan"]
 

@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 from onnx import TensorProto
 
 from precision_planner.model import FLOAT_TYPES, Scope, display_name, first_output
-from precision_planner.rules.evidence import Subject
-from precision_planner.rules.rule import MatchSpec
-from precision_planner.rules.world import World
+from precision_planner.rules.facts.evidence import Subject
+from precision_planner.rules.facts.model_facts import ModelFacts
 
-__all__ = ["INPUT_KINDS", "TENSOR_ROLES", "Subjects", "glob_matches"]
+__all__ = ["INPUT_KINDS", "TENSOR_ROLES", "MatchSpec", "Subjects", "glob_matches"]
 
 TENSOR_ROLES = ("any", "weight", "bias", "table", "scale", "mean", "variance", "scalar", "constant")
 INPUT_KINDS = ("any", "float", "integer")
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSpec:
+    """What a rule looks at: one kind of subject, and which of them.
+
+    Attributes:
+      subject: "pattern", "node", "tensor" or "input".
+      names: pattern kinds, op types, tensor roles or input kinds, by subject.
+      form: for patterns "decomposed", "native" or "" for both.
+      domain: for nodes, the operator domain.
+      globs: display names; none means all.
+    """
+
+    subject: str
+    names: tuple[str, ...]
+    form: str = ""
+    domain: str = ""
+    globs: tuple[str, ...] = ()
 
 
 class Subjects:
     """The subjects of one model, made once and shared by all rules, so that facts are looked up once.
 
     Args:
-      world: the model.
+      facts: the model.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, facts: ModelFacts) -> None:
+        self._world = facts
         self._patterns: dict[str, list[Subject]] | None = None
         self._nodes: dict[str, list[Subject]] | None = None
         self._tensors: list[Subject] | None = None

@@ -9,23 +9,23 @@ from onnx import NodeProto
 
 if TYPE_CHECKING:
     from precision_planner.model import Scope
-    from precision_planner.rules.world import World
+    from precision_planner.rules.facts.model_facts import ModelFacts
 
 __all__ = ["reduction"]
 
 
-def reduction(world: World, scope: Scope, node: NodeProto) -> int | None:
+def reduction(facts: ModelFacts, scope: Scope, node: NodeProto) -> int | None:
     """The number of summands; None where it depends on a symbolic dimension or the op sums nothing.
 
     Args:
-      world: gives types and constants.
+      facts: gives types and constants.
       scope: the node's graph.
       node: the node.
     """
     attributes = {attribute.name: attribute for attribute in node.attribute}
 
     def shape(slot: int) -> tuple[int | str | None, ...] | None:
-        return world.source.types.of(scope, node.input[slot]).shape if slot < len(node.input) else None
+        return facts.source.types.of(scope, node.input[slot]).shape if slot < len(node.input) else None
 
     first, second = shape(0), shape(1)
     match node.op_type:
@@ -47,7 +47,7 @@ def reduction(world: World, scope: Scope, node: NodeProto) -> int | None:
         case "AveragePool" | "LpPool":
             return prod(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else None
         case "CumSum":
-            axis = world.number(scope, node.input[1])
+            axis = facts.number(scope, node.input[1])
             return None if axis is None else _size(first, [int(axis)])
         case "Softmax" | "LogSoftmax":
             return _size(first, [attributes["axis"].i if "axis" in attributes else -1])
@@ -56,7 +56,7 @@ def reduction(world: World, scope: Scope, node: NodeProto) -> int | None:
     if "axes" in attributes:
         axes = list(attributes["axes"].ints)
     elif len(node.input) > 1 and node.input[1]:
-        constant = world.small_constant(scope, node.input[1])
+        constant = facts.small_constant(scope, node.input[1])
         if constant is None:
             return None
         axes = [int(axis) for axis in constant.reshape(-1)]

@@ -16,13 +16,14 @@ import onnx
 from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.numerics.census import FLOAT_TYPES, census
 from precision_planner.numerics.stats import TensorStats
-from precision_planner.rules.cases.builders import BUILDERS
-from precision_planner.rules.cases.inputs import make_input
-from precision_planner.rules.engine import evaluate
-from precision_planner.rules.evidence import Evidence, RangeLike, ValueKey
-from precision_planner.rules.findings import Evaluation
-from precision_planner.rules.rule import Case, Rule, RuleBook
-from precision_planner.rules.yaml_tree import fail
+from precision_planner.rules.engine.evaluate import evaluate
+from precision_planner.rules.engine.findings import Evaluation
+from precision_planner.rules.facts.evidence import Evidence, RangeLike, ValueKey
+from precision_planner.rules.language.builders import BUILDERS
+from precision_planner.rules.language.case_inputs import make_input
+from precision_planner.rules.language.rule import Case, Rule, RuleBook
+from precision_planner.rules.language.schema import read_cases
+from precision_planner.rules.language.yaml_tree import fail
 
 __all__ = ["CaseResult", "Measure", "case_evidence", "case_inputs", "case_model", "run_case", "run_cases"]
 
@@ -55,7 +56,7 @@ class CaseResult:
 
 def run_cases(rules: Iterable[Rule], measure: Measure) -> list[CaseResult]:
     """Run all cases of some rules."""
-    return [run_case(rule, case, measure) for rule in rules for case in rule.cases]
+    return [run_case(rule, case, measure) for rule in rules for case in read_cases(rule)]
 
 
 def run_case(rule: Rule, case: Case, measure: Measure) -> CaseResult:

@@ -12,26 +12,24 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from precision_planner.model import FLOAT_TYPES, Scope, TypeTable
-from precision_planner.rules import positions
-from precision_planner.rules.clauses import FactValue
-from precision_planner.rules.evidence import FactSource, Subject, ValueKey, measured_amax
-from precision_planner.rules.facts import Fact, find_fact
+from precision_planner.rules.facts import surroundings
+from precision_planner.rules.facts.evidence import FactSource, Subject, ValueKey, measured_amax
+from precision_planner.rules.facts.registry import Fact, FactValue, find_fact
 
-__all__ = ["SPECIAL_ROLES", "TRANSPARENT", "World", "input_names"]
+__all__ = ["TRANSPARENT", "ModelFacts", "input_names"]
 
 TRANSPARENT = frozenset(
     {"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Dropout"}
 )
 """Ops that hand their first input on, value by value."""
-SPECIAL_ROLES = ("output", "inputs", "inside", "constant", "constants", "variable", "denominator", "scores")
-"""output: the (first) output; inputs: all float inputs that are no constants; inside: all outputs of a pattern's nodes
-but the last; scores: of an attention's scaling, the product of Q and K; constants: all constant inputs of a node;
-constant: its one constant input; variable: its one other input; denominator: the divisor of a Div, the argument of
-anything else that must not be zero."""
+# Roles that every subject has beside its inputs' own names. output: the (first) output; inputs: all float inputs that
+# are no constants; inside: a pattern's outputs but the last; scores: of an attention's scaling, the product
+# of Q and K; constants: all constant inputs of a node; constant: its one constant input; variable: its one other input;
+# denominator: the divisor of a Div, the argument of anything else that must not be zero.
 SMALL_CONSTANT = 4096
 
 
-class World:
+class ModelFacts:
     """One evaluation's view of a model.
 
     Args:
@@ -266,19 +264,19 @@ class World:
                     found[key] = found.get(key, frozenset()) | {match.kind}
         return found
 
-    def position_of(self, scope: Scope, position: int) -> frozenset[str]:
-        """Where a node stands: see `positions.POSITIONS`."""
-        return self._positions(scope).get(position, frozenset())
+    def surroundings_of(self, scope: Scope, position: int) -> frozenset[str]:
+        """Where a node stands: see `surroundings.SURROUNDINGS`."""
+        return self._surroundings(scope).get(position, frozenset())
 
-    def _positions(self, scope: Scope) -> dict[int, frozenset[str]]:
-        if scope.path not in self._position_maps:
-            self._position_maps[scope.path] = positions.find_positions(
+    def _surroundings(self, scope: Scope) -> dict[int, frozenset[str]]:
+        if scope.path not in self._surrounding_maps:
+            self._surrounding_maps[scope.path] = surroundings.find_surroundings(
                 scope, self._types, lambda value: self.number(scope, value)
             )
-        return self._position_maps[scope.path]
+        return self._surrounding_maps[scope.path]
 
     @cached_property
-    def _position_maps(self) -> dict[tuple[str, ...], dict[int, frozenset[str]]]:
+    def _surrounding_maps(self) -> dict[tuple[str, ...], dict[int, frozenset[str]]]:
         return {}
 
 

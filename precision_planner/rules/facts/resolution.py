@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from precision_planner.model import NodeId, Scope
 from precision_planner.model.index import display_name
 from precision_planner.numerics.formats import BF16
-from precision_planner.rules import positions
-from precision_planner.rules.world import World
+from precision_planner.rules.facts import surroundings
+from precision_planner.rules.facts.model_facts import ModelFacts
 
 __all__ = ["too_coarse_for_bf16"]
 
@@ -32,25 +32,25 @@ _LIMITS = {
 """Operator -> the largest magnitude that it may read in BF16."""
 
 
-def too_coarse_for_bf16(world: World, nodes: Iterable[NodeId]) -> str:
+def too_coarse_for_bf16(facts: ModelFacts, nodes: Iterable[NodeId]) -> str:
     """Why nodes may not run in BF16: who reads what they make and needs more than eight bits; "" where nobody does.
 
     Readers are looked for through operators that work value by value or only move values; what a product or a
     normalization makes of a value is another matter.
     """
     for node_id in nodes:
-        place = world.source.index.find(node_id)
+        place = facts.source.index.find(node_id)
         if place is None:
             continue
         scope, position = place
         node = scope.nodes[position]
-        found = _refused(world, scope, position) or _reader(world, scope, list(node.output))
+        found = _refused(facts, scope, position) or _reader(facts, scope, list(node.output))
         if found:
             return found
     return ""
 
 
-def _reader(world: World, scope: Scope, values: list[str]) -> str:
+def _reader(facts: ModelFacts, scope: Scope, values: list[str]) -> str:
     seen: set[str] = set()
     while values:
         value = values.pop()
@@ -58,21 +58,21 @@ def _reader(world: World, scope: Scope, values: list[str]) -> str:
             continue
         seen.add(value)
         for use in scope.consumers(value):
-            found = _refused(world, scope, use.position)
+            found = _refused(facts, scope, use.position)
             if found:
                 return found
             node = scope.nodes[use.position]
-            if node.op_type in positions.ELEMENTWISE:
+            if node.op_type in surroundings.ELEMENTWISE:
                 values.extend(node.output)
     return ""
 
 
-def _refused(world: World, scope: Scope, position: int) -> str:
+def _refused(facts: ModelFacts, scope: Scope, position: int) -> str:
     node = scope.nodes[position]
     limit = _LIMITS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if limit is None or not node.input:
         return ""
-    extremes = world.extremes(scope, node.input[0])
+    extremes = facts.extremes(scope, node.input[0])
     if limit and (extremes is None or extremes[1] <= limit):
         return ""
     reach = "" if extremes is None else f" up to {extremes[1]:.4g}"

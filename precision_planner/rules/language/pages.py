@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import TypeAlias
 
-from precision_planner.rules.cases.builders import BUILDERS
-from precision_planner.rules.clauses import COMPARISONS
-from precision_planner.rules.evidence import CONSTANT_DOCS
-from precision_planner.rules.facts import SUBJECT_FACTS, SUBJECTS, VALUE_FACTS, Fact
-from precision_planner.rules.nodesets import NODE_SETS
-from precision_planner.rules.positions import POSITIONS
-from precision_planner.rules.rule import ActionSpec, Case, NodeSet, Rule, RuleBook
+from precision_planner.rules.facts.evidence import CONSTANT_DOCS
+from precision_planner.rules.facts.node_sets import NODE_SETS, NodeSet
+from precision_planner.rules.facts.registry import SUBJECT_FACTS, SUBJECTS, VALUE_FACTS, Fact
+from precision_planner.rules.facts.surroundings import SURROUNDINGS
+from precision_planner.rules.language.builders import BUILDERS
+from precision_planner.rules.language.clauses import COMPARISONS
+from precision_planner.rules.language.rule import ActionSpec, Case, Rule, RuleBook
+from precision_planner.rules.language.schema import read_cases
 from precision_planner.transforms.repairs import REPAIRS
 
 __all__ = ["CLASSES", "describe_action", "describe_match", "rule_pages"]
@@ -131,7 +132,7 @@ def rule_page(rule: Rule, example: tuple[str, str, str] | None) -> str:
         if after:
             lines += ["", "becomes", "", "```text", after, "```"]
     lines += ["", "## Cases", "", "| case | kind | expected |", "|---|---|---|"]
-    lines += [f"| {case.name} | {case.kind.replace('_', ' ')} | {describe_case(case)} |" for case in rule.cases]
+    lines += [f"| {case.name} | {case.kind.replace('_', ' ')} | {describe_case(case)} |" for case in read_cases(rule)]
     lines += ["", "## References", ""]
     lines += [f"- <{reference}>" for reference in rule.references]
     lines += ["", f"Tags: {', '.join(rule.tags)}. Classes: {', '.join(map(str, rule.classes)) or 'none'}."]
@@ -140,7 +141,7 @@ def rule_page(rule: Rule, example: tuple[str, str, str] | None) -> str:
 
 def language_page() -> str:
     """The language of rules, with the tables of everything that can be named."""
-    text = resources.files("precision_planner.rules").joinpath("language.md").read_text(encoding="utf-8")
+    text = resources.files("precision_planner.rules.language").joinpath("language.md").read_text(encoding="utf-8")
     tables = {
         "COMPARISONS": _table(
             ("comparison", "of", "opposite"),
@@ -151,7 +152,7 @@ def language_page() -> str:
         "VALUE_FACTS": _table(
             ("fact", "type", "unit", "data", "meaning"), (_fact_row(fact) for fact in VALUE_FACTS.values())
         ),
-        "POSITIONS": _table(("position", "meaning"), ((f"`{name}`", doc) for name, doc in POSITIONS.items())),
+        "SURROUNDINGS": _table(("position", "meaning"), ((f"`{name}`", doc) for name, doc in SURROUNDINGS.items())),
         "NODE_SETS": _table(("set", "nodes"), ((f"`{name}`", doc) for name, doc in NODE_SETS.items())),
         "REPAIRS": _table(
             ("repair", "action", "what it does", "the FP32 function", "parameters"),
@@ -233,8 +234,8 @@ def describe_case(case: Case) -> str:
 
 def uses_data(rule: Rule) -> bool:
     """Whether a rule cannot fire without calibration data, in some of its conditions at least."""
-    from precision_planner.rules.clauses import facts_of
-    from precision_planner.rules.engine import needs_data
+    from precision_planner.rules.facts.registry import needs_data
+    from precision_planner.rules.language.clauses import facts_of
 
     return any(needs_data(rule.match.subject, name) for name in facts_of(rule.when))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from precision_planner._resources import rulebook_dir
 from precision_planner.errors import RuleError
-from precision_planner.rules.rule import Rule, RuleBook
-from precision_planner.rules.schema import read_rule
-from precision_planner.rules.yaml_tree import fail
+from precision_planner.rules.language.rule import Rule, RuleBook
+from precision_planner.rules.language.schema import read_rule
+from precision_planner.rules.language.yaml_tree import fail
 
 __all__ = ["load_folder", "load_rulebook"]
 

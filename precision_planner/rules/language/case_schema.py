@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from precision_planner.rules.findings import json_value
-from precision_planner.rules.rule import ACTION_KINDS, SEVERITIES, Case, Rule
-from precision_planner.rules.yaml_tree import Mapping, Sequence, fail
+from precision_planner.rules.facts.registry import json_value
+from precision_planner.rules.language.rule import ACTION_KINDS, SEVERITIES, Case, Rule
+from precision_planner.rules.language.yaml_tree import Mapping, Sequence, check_keys, choice, fail, text_of, texts_of
 
 __all__ = ["CASE_KINDS", "read_cases"]
 
@@ -44,8 +44,6 @@ def read_cases(top: Mapping, rule: Rule) -> tuple[Case, ...]:
 
 
 def _case(item: Any, path: Path, line: int) -> Case:
-    from precision_planner.rules.schema import check_keys, choice, text_of, texts_of
-
     if not isinstance(item, Mapping):
         raise fail(path, line, "a case is a mapping")
     check_keys(item, _KEYS, path, "a case")
@@ -92,8 +90,6 @@ def _mapping(item: Mapping, key: str, path: Path, *, required: bool = False) -> 
 
 
 def _checked(item: Mapping, key: str, allowed: tuple[str, ...], path: Path) -> dict[str, Any] | None:
-    from precision_planner.rules.schema import check_keys
-
     if key not in item:
         return None
     value = _mapping(item, key, path)
@@ -102,8 +98,7 @@ def _checked(item: Mapping, key: str, allowed: tuple[str, ...], path: Path) -> d
 
 
 def _graph(item: Mapping, path: Path) -> tuple[str, str, dict[str, Any]]:
-    from precision_planner.rules.cases.builders import BUILDERS
-    from precision_planner.rules.schema import check_keys
+    from precision_planner.rules.language.builders import BUILDERS
 
     if ("model" in item) == ("builder" in item):
         raise fail(path, item.line, "a case has either 'model' (ONNX text) or 'builder'")
@@ -127,7 +122,7 @@ def _graph(item: Mapping, path: Path) -> tuple[str, str, dict[str, Any]]:
 
 
 def _inputs(item: Mapping, path: Path) -> dict[str, Any] | None:
-    from precision_planner.rules.cases.inputs import check_input
+    from precision_planner.rules.language.case_inputs import check_input
 
     if "inputs" not in item or item["inputs"] is None:
         return None

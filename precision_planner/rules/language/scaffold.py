@@ -67,7 +67,7 @@ def write_rule(rule_id: str, folder: Path) -> Path:
       RuleError: the id is not one, or is one of ours.
       OutputError: the file is there already, or cannot be written.
     """
-    from precision_planner.rules.loader import load_rulebook
+    from precision_planner.rules.language.loader import load_rulebook
 
     if not re.fullmatch(r"[A-Z]{2,4}[0-9]{3}", rule_id):
         raise RuleError(f"{rule_id!r} is no rule id; take two to four capitals and three digits, as in XX001")

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto
 
 from precision_planner.model import FLOAT_TYPES, Scope, TypeTable
 
-__all__ = ["ELEMENTWISE", "POSITIONS", "find_positions", "walk_up"]
+__all__ = ["ELEMENTWISE", "SURROUNDINGS", "find_surroundings", "walk_up"]
 
 ELEMENTWISE = frozenset(
     [
@@ -108,7 +108,7 @@ _MOVES = frozenset(
 )
 """Ops that attention scores pass on their way to a softmax."""
 
-POSITIONS = {
+SURROUNDINGS = {
     "feeds_softmax": "its output reaches a Softmax through adds, scales, masks and shape ops alone",
     "index_arithmetic": "float arithmetic whose result is cast to an integer and used as an index, a shape or a bound",
     "shape_arithmetic": "float arithmetic on what Shape or Size gave",
@@ -156,7 +156,9 @@ def walk_up(
     return sorted(found)
 
 
-def find_positions(scope: Scope, types: TypeTable, number: Callable[[str], float | None]) -> dict[int, frozenset[str]]:
+def find_surroundings(
+    scope: Scope, types: TypeTable, number: Callable[[str], float | None]
+) -> dict[int, frozenset[str]]:
     """Every node's positions.
 
     Args:
@@ -165,7 +167,7 @@ def find_positions(scope: Scope, types: TypeTable, number: Callable[[str], float
       number: the value of a constant of one element, None for everything else.
 
     Returns:
-      Node position -> names of `POSITIONS`; nodes without any are left out.
+      Node position -> names of `SURROUNDINGS`; nodes without any are left out.
     """
     floats = {
         position

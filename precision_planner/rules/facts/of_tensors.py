@@ -6,96 +6,95 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from precision_planner.numerics.formats import get_format
-from precision_planner.rules.clauses import FactValue
-from precision_planner.rules.facts import subject_fact
+from precision_planner.rules.facts.registry import FactValue, subject_fact
 
 if TYPE_CHECKING:
     from precision_planner.numerics.stats import FormatStats, TensorStats
-    from precision_planner.rules.evidence import Subject
-    from precision_planner.rules.world import World
+    from precision_planner.rules.facts.evidence import Subject
+    from precision_planner.rules.facts.model_facts import ModelFacts
 
 
-def _stats(world: World, subject: Subject) -> TensorStats | None:
-    return (world.source.census or {}).get((subject.scope.path, subject.value))
+def _stats(facts: ModelFacts, subject: Subject) -> TensorStats | None:
+    return (facts.source.census or {}).get((subject.scope.path, subject.value))
 
 
-def _cast(world: World, subject: Subject) -> FormatStats | None:
-    stats = _stats(world, subject)
-    return None if stats is None else stats.cast(get_format(world.source.precision))
+def _cast(facts: ModelFacts, subject: Subject) -> FormatStats | None:
+    stats = _stats(facts, subject)
+    return None if stats is None else stats.cast(get_format(facts.source.precision))
 
 
 @subject_fact("tensor", type="set")
-def role(world: World, subject: Subject) -> FactValue:
+def role(facts: ModelFacts, subject: Subject) -> FactValue:
     """What it is read as: weight, bias, table, scale, mean, variance, scalar, constant."""
-    return world.tensor_roles(subject)
+    return facts.tensor_roles(subject)
 
 
 @subject_fact("tensor", type="set", name="consumers")
-def tensor_consumers(world: World, subject: Subject) -> FactValue:
+def tensor_consumers(facts: ModelFacts, subject: Subject) -> FactValue:
     """Op types of the nodes that read it."""
-    return frozenset(node.op_type for _, _, node, _ in world.tensor_uses(subject))
+    return frozenset(node.op_type for _, _, node, _ in facts.tensor_uses(subject))
 
 
 @subject_fact("tensor", type="number", unit="magnitude", name="amax")
-def tensor_amax(world: World, subject: Subject) -> FactValue:
+def tensor_amax(facts: ModelFacts, subject: Subject) -> FactValue:
     """The largest finite magnitude."""
-    stats = _stats(world, subject)
+    stats = _stats(facts, subject)
     return None if stats is None else stats.max_abs
 
 
 @subject_fact("tensor", type="number", unit="magnitude", name="amin")
-def tensor_amin(world: World, subject: Subject) -> FactValue:
+def tensor_amin(facts: ModelFacts, subject: Subject) -> FactValue:
     """The smallest finite magnitude above zero."""
-    stats = _stats(world, subject)
+    stats = _stats(facts, subject)
     return None if stats is None else stats.min_abs
 
 
 @subject_fact("tensor", type="number", unit="elements", name="size")
-def tensor_size(world: World, subject: Subject) -> FactValue:
+def tensor_size(facts: ModelFacts, subject: Subject) -> FactValue:
     """Number of elements."""
-    stats = _stats(world, subject)
+    stats = _stats(facts, subject)
     return None if stats is None else stats.size
 
 
 @subject_fact("tensor", type="number", unit="axes", name="rank")
-def tensor_rank(world: World, subject: Subject) -> FactValue:
+def tensor_rank(facts: ModelFacts, subject: Subject) -> FactValue:
     """Number of axes."""
     return (
         len(subject.tensor.dims)
         if subject.tensor is not None
-        else world.source.types.of(subject.scope, subject.value).rank
+        else facts.source.types.of(subject.scope, subject.value).rank
     )
 
 
 @subject_fact("tensor", type="flag")
-def consumer_rank_differs(world: World, subject: Subject) -> FactValue:
+def consumer_rank_differs(facts: ModelFacts, subject: Subject) -> FactValue:
     """Whether an elementwise op reads it together with a value of more axes, so that it is broadcast."""
-    return world.is_broadcast(subject)
+    return facts.is_broadcast(subject)
 
 
 @subject_fact("tensor", type="set", name="position")
-def tensor_position(world: World, subject: Subject) -> FactValue:
+def tensor_position(facts: ModelFacts, subject: Subject) -> FactValue:
     """Where the nodes that read it stand."""
     return frozenset().union(
-        *(world.position_of(scope, position) for scope, position, _, _ in world.tensor_uses(subject))
+        *(facts.surroundings_of(scope, position) for scope, position, _, _ in facts.tensor_uses(subject))
     )
 
 
 @subject_fact("tensor", type="set", name="in_pattern")
-def tensor_in_pattern(world: World, subject: Subject) -> FactValue:
+def tensor_in_pattern(facts: ModelFacts, subject: Subject) -> FactValue:
     """The kinds of the proven patterns that read it."""
-    index = world.source.index
+    index = facts.source.index
     return frozenset().union(
-        *(world.patterns_of.get(index.node_id(scope, position), frozenset())
-          for scope, position, _, _ in world.tensor_uses(subject))
+        *(facts.patterns_of.get(index.node_id(scope, position), frozenset())
+          for scope, position, _, _ in facts.tensor_uses(subject))
     )  # fmt: skip
 
 
 def _count(name: str, unit: str, doc: str, read: Callable[[TensorStats, FormatStats], FactValue]) -> None:
     """Register a fact that is one number of the census."""
 
-    def compute(world: World, subject: Subject) -> FactValue:
-        stats, cast = _stats(world, subject), _cast(world, subject)
+    def compute(facts: ModelFacts, subject: Subject) -> FactValue:
+        stats, cast = _stats(facts, subject), _cast(facts, subject)
         return None if stats is None or cast is None else read(stats, cast)
 
     compute.__doc__ = doc

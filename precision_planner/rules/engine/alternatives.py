@@ -7,11 +7,11 @@ from dataclasses import replace
 import onnx
 
 from precision_planner.model import NodeId
-from precision_planner.rules.evidence import Subject
-from precision_planner.rules.nodesets import resolve_nodes
-from precision_planner.rules.resolution import too_coarse_for_bf16
-from precision_planner.rules.rule import ActionSpec, Rule
-from precision_planner.rules.world import World
+from precision_planner.rules.facts.evidence import Subject
+from precision_planner.rules.facts.model_facts import ModelFacts
+from precision_planner.rules.facts.node_sets import resolve_nodes
+from precision_planner.rules.facts.resolution import too_coarse_for_bf16
+from precision_planner.rules.language.rule import ActionSpec, Rule
 from precision_planner.transforms.repairs import REPAIRS, Site
 
 __all__ = ["BF16_OPSET", "first_possible", "runs_in_bf16"]
@@ -24,14 +24,14 @@ _WARN = ActionSpec("warn")
 
 
 def first_possible(
-    rule: Rule, subject: Subject, world: World, constants: dict[str, float]
+    rule: Rule, subject: Subject, facts: ModelFacts, constants: dict[str, float]
 ) -> tuple[ActionSpec, tuple[NodeId, ...], tuple[tuple[str, str], ...]]:
     """The first alternative that can be taken, its nodes, and why those before it cannot.
 
     Args:
       rule: the rule that fired.
       subject: on what.
-      world: the model.
+      facts: the model.
       constants: named numbers, for alternatives with a condition.
 
     Returns:
@@ -40,12 +40,12 @@ def first_possible(
     skipped: list[tuple[str, str]] = []
     for written in rule.actions:
         spec = _with_numbers(written, constants)
-        nodes = resolve_nodes(world, subject, spec.nodes)
-        reason = _refusal(spec, nodes, subject, world, constants)
+        nodes = resolve_nodes(facts, subject, spec.nodes)
+        reason = _refusal(spec, nodes, subject, facts, constants)
         if not reason:
             return spec, nodes, tuple(skipped)
         skipped.append((spec.repair or spec.kind, reason))
-    return _WARN, subject.node_ids(world.source.index), tuple(skipped)
+    return _WARN, subject.node_ids(facts.source.index), tuple(skipped)
 
 
 def _with_numbers(spec: ActionSpec, constants: dict[str, float]) -> ActionSpec:
@@ -57,11 +57,11 @@ def _with_numbers(spec: ActionSpec, constants: dict[str, float]) -> ActionSpec:
 
 
 def _refusal(
-    spec: ActionSpec, nodes: tuple[NodeId, ...], subject: Subject, world: World, constants: dict[str, float]
+    spec: ActionSpec, nodes: tuple[NodeId, ...], subject: Subject, facts: ModelFacts, constants: dict[str, float]
 ) -> str:
     """Why an alternative cannot be taken; "" where it can."""
     if spec.when is not None:
-        truth = spec.when.evaluate(lambda name: world.lookup(subject, name), constants)
+        truth = spec.when.evaluate(lambda name: facts.lookup(subject, name), constants)
         if truth is not True:
             return f"{spec.when} is {'unknown' if truth is None else 'not so'}"
     if spec.kind == "warn":
@@ -69,10 +69,10 @@ def _refusal(
     if spec.kind == "fuse":
         match = subject.match
         return "" if match is not None and match.fusable else (match.reason if match is not None else "no pattern")
-    if spec.repair in world.without:
+    if spec.repair in facts.without:
         return "not asked for"
     if spec.repair:
-        source = world.source
+        source = facts.source
         site = Site(
             source.model,
             source.index,
@@ -82,29 +82,29 @@ def _refusal(
             subject.value,
             spec.parameters,
             subject.match,
-            world.amax,
-            world.repair_memo,
+            facts.amax,
+            facts.repair_memo,
         )
         planned = REPAIRS[spec.repair].plan(site)
         return planned if isinstance(planned, str) else ""
     if not nodes:
         return "there is no such node"
     if spec.kind == "keep_bf16":
-        return _no_bf16(nodes, world)
+        return _no_bf16(nodes, facts)
     return ""
 
 
-def _no_bf16(nodes: tuple[NodeId, ...], world: World) -> str:
-    target = world.source.target
-    if world.source.precision == "bf16":
+def _no_bf16(nodes: tuple[NodeId, ...], facts: ModelFacts) -> str:
+    target = facts.source.target
+    if facts.source.precision == "bf16":
         return "it is BF16 that cannot hold it"
     if target.startswith(_WITHOUT_BF16):
         return f"{target} has no BF16"
     for node_id in nodes:
-        place = world.source.index.find(node_id)
+        place = facts.source.index.find(node_id)
         if place is not None and not runs_in_bf16(place[0].nodes[place[1]]):
             return f"{place[0].nodes[place[1]].op_type} takes no bfloat16"
-    return too_coarse_for_bf16(world, nodes)
+    return too_coarse_for_bf16(facts, nodes)
 
 
 def runs_in_bf16(node: onnx.NodeProto) -> bool:

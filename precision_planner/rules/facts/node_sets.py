@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from onnx import NodeProto
 
 from precision_planner.model import NodeId, Scope
-from precision_planner.rules.evidence import Subject
-from precision_planner.rules.positions import walk_up
-from precision_planner.rules.rule import NodeSet
-from precision_planner.rules.world import TRANSPARENT, World
+from precision_planner.rules.facts.evidence import Subject
+from precision_planner.rules.facts.model_facts import TRANSPARENT, ModelFacts
+from precision_planner.rules.facts.surroundings import walk_up
 
-__all__ = ["NODE_SETS", "resolve_nodes", "upstream_of"]
+__all__ = ["NODE_SETS", "NodeSet", "resolve_nodes", "upstream_of"]
 
 Place = tuple[Scope, int]
 
@@ -82,50 +82,65 @@ _NORMALIZATION_OPS = frozenset(
 )  # fmt: skip
 
 
-def resolve_nodes(world: World, subject: Subject, terms: Iterable[NodeSet]) -> tuple[NodeId, ...]:
+@dataclass(frozen=True, slots=True)
+class NodeSet:
+    """One term of an action's `nodes`.
+
+    Attributes:
+      name: a key of `NODE_SETS`.
+      role: the input of the subject that it starts from; "" for all.
+      ops: only these op types; none means all.
+    """
+
+    name: str
+    role: str = ""
+    ops: tuple[str, ...] = ()
+
+
+def resolve_nodes(facts: ModelFacts, subject: Subject, terms: Iterable[NodeSet]) -> tuple[NodeId, ...]:
     """The nodes of an action, each once, in graph order; Constant nodes are left out: they follow their readers.
 
     Args:
-      world: the model.
+      facts: the model.
       subject: what the rule fired on.
       terms: the action's `nodes`.
     """
     places: dict[tuple[tuple[str, ...], int], Place] = {}
     for term in terms:
-        for scope, position in _SETS[term.name](world, subject, term.role):
+        for scope, position in _SETS[term.name](facts, subject, term.role):
             node = scope.nodes[position]
             if node.op_type != "Constant" and (not term.ops or node.op_type in term.ops):
                 places[scope.path, position] = (scope, position)
-    order = {scope.path: number for number, scope in enumerate(world.source.index.scopes)}
+    order = {scope.path: number for number, scope in enumerate(facts.source.index.scopes)}
     ordered = sorted(places.values(), key=lambda place: (order[place[0].path], place[1]))
-    return tuple(world.source.index.node_id(scope, position) for scope, position in ordered)
+    return tuple(facts.source.index.node_id(scope, position) for scope, position in ordered)
 
 
-def _subject(world: World, subject: Subject, role: str) -> list[Place]:
+def _subject(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
     if subject.kind in ("tensor", "input"):
         return []
-    found = (world.source.index.find(node) for node in subject.node_ids(world.source.index))
+    found = (facts.source.index.find(node) for node in subject.node_ids(facts.source.index))
     return [place for place in found if place is not None]
 
 
-def _inside(world: World, subject: Subject, role: str) -> list[Place]:
-    return _subject(world, subject, role)[:-1]
+def _inside(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
+    return _subject(facts, subject, role)[:-1]
 
 
-def _inputs(world: World, subject: Subject, role: str) -> list[str]:
+def _inputs(facts: ModelFacts, subject: Subject, role: str) -> list[str]:
     if role:
-        return world.role_values(subject, role) or []
+        return facts.role_values(subject, role) or []
     if subject.match is not None:
         return [name for name in subject.match.inputs.values() if name]
     return [name for name in subject.node.input if name] if subject.node is not None else []
 
 
-def _producers(world: World, subject: Subject, role: str) -> list[Place]:
+def _producers(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
     scope = subject.scope
     found: list[Place] = []
-    for value in _inputs(world, subject, role):
+    for value in _inputs(facts, subject, role):
         position = scope.producer(value)
-        while position is not None and world.is_activation(scope, value):
+        while position is not None and facts.is_activation(scope, value):
             found.append((scope, position))
             node = scope.nodes[position]
             if node.op_type not in TRANSPARENT:
@@ -158,17 +173,17 @@ def _outputs(subject: Subject) -> list[str]:
     return [name for name in subject.node.output if name] if subject.node is not None else []
 
 
-def _consumers(world: World, subject: Subject, role: str) -> list[Place]:
+def _consumers(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
     return [place for value in dict.fromkeys(_outputs(subject)) for place in _readers(subject.scope, value)]
 
 
-def _normalizations(world: World, subject: Subject, role: str) -> list[Place]:
+def _normalizations(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
     """Native normalizations that read the output, and every node of a decomposed one."""
-    index = world.source.index
-    readers = _consumers(world, subject, role)
+    index = facts.source.index
+    readers = _consumers(facts, subject, role)
     found = [place for place in readers if place[0].nodes[place[1]].op_type in _NORMALIZATION_OPS]
     values = set(_outputs(subject))
-    for match in world.source.matches:
+    for match in facts.source.matches:
         if (
             match.kind.endswith("_normalization")
             and match.scope == subject.scope.path
@@ -179,29 +194,29 @@ def _normalizations(world: World, subject: Subject, role: str) -> list[Place]:
     return found
 
 
-def _upstream(world: World, subject: Subject, role: str) -> list[Place]:
-    return [(subject.scope, position) for position in upstream_of(world, subject, role)]
+def _upstream(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
+    return [(subject.scope, position) for position in upstream_of(facts, subject, role)]
 
 
-def upstream_of(world: World, subject: Subject, role: str) -> list[int]:
+def upstream_of(facts: ModelFacts, subject: Subject, role: str) -> list[int]:
     """Positions of the float arithmetic that leads to a subject's inputs; see `NODE_SETS`."""
     scope = subject.scope
-    values = [name for name in _inputs(world, subject, role) if world.is_activation(scope, name)]
+    values = [name for name in _inputs(facts, subject, role) if facts.is_activation(scope, name)]
 
     def enter(node: NodeProto) -> bool:
         if node.op_type not in _ARITHMETIC or node.domain not in ("", "ai.onnx"):
             return False
         if node.op_type in _MATRIX:
             # an outer product of positions and frequencies belongs to the arithmetic; a layer of the network does not
-            length = world.source.types.of(scope, node.input[0]).shape
+            length = facts.source.types.of(scope, node.input[0]).shape
             return bool(length) and length[-1] == 1  # type: ignore[index]
         # an integer op ends the walk: it has no precision
-        return world.is_activation(scope, node.output[0])
+        return facts.is_activation(scope, node.output[0])
 
     return walk_up(scope, values, enter)
 
 
-_SETS: dict[str, Callable[[World, Subject, str], list[Place]]] = {
+_SETS: dict[str, Callable[[ModelFacts, Subject, str], list[Place]]] = {
     "subject": _subject,
     "producers": _producers,
     "consumers": _consumers,

@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from precision_planner.errors import PlannerError, SelectorError
-from precision_planner.rules import facts as registry
-from precision_planner.rules.alternatives import first_possible
-from precision_planner.rules.clauses import facts_of
-from precision_planner.rules.evidence import FactSource, Subject, format_constants
-from precision_planner.rules.findings import Action, Evaluation, Finding, Undecided
-from precision_planner.rules.rule import SEVERITIES, Rule, RuleBook
-from precision_planner.rules.subjects import Subjects, glob_matches
-from precision_planner.rules.world import World
+from precision_planner.rules.engine.alternatives import first_possible
+from precision_planner.rules.engine.findings import Action, Evaluation, Finding, Undecided
+from precision_planner.rules.facts.evidence import FactSource, Subject, format_constants
+from precision_planner.rules.facts.model_facts import ModelFacts
+from precision_planner.rules.facts.registry import needs_data
+from precision_planner.rules.facts.subjects import Subjects, glob_matches
+from precision_planner.rules.language.clauses import facts_of
+from precision_planner.rules.language.rule import SEVERITIES, Rule, RuleBook
 
-__all__ = ["RuleFailedError", "chosen_rules", "evaluate", "needs_data"]
+__all__ = ["RuleFailedError", "chosen_rules", "evaluate"]
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.]+)\}")
 
@@ -59,15 +59,15 @@ def evaluate(
         and source.precision in rule.precisions
         and (not rule.targets or any(glob_matches(source.target, glob) for glob in rule.targets))
     ]
-    world = World(source, without)
-    subjects = Subjects(world)
+    facts = ModelFacts(source, without)
+    subjects = Subjects(facts)
     constants = format_constants(source)
     findings: list[Finding] = []
     undecided: list[Undecided] = []
     for rule in rules:
         for subject in subjects.select(rule.match):
             try:
-                _ask(rule, subject, world, constants, findings, undecided)
+                _ask(rule, subject, facts, constants, findings, undecided)
             except PlannerError:
                 raise
             except Exception as error:
@@ -111,18 +111,18 @@ def _named(rulebook: RuleBook, names: Iterable[str], option: str) -> set[Rule]:
 def _ask(
     rule: Rule,
     subject: Subject,
-    world: World,
+    facts: ModelFacts,
     constants: dict[str, float],
     findings: list[Finding],
     undecided: list[Undecided],
 ) -> None:
     def lookup(name: str) -> Any:
-        return world.lookup(subject, name)
+        return facts.lookup(subject, name)
 
     truth = True if rule.when is None else rule.when.evaluate(lookup, constants)
     if truth is None:
         missing = tuple(dict.fromkeys(name for name in facts_of(rule.when) if lookup(name) is None))
-        wanting = world.source.ranges is None and any(needs_data(subject.kind, name) for name in missing)
+        wanting = facts.source.ranges is None and any(needs_data(subject.kind, name) for name in missing)
         undecided.append(Undecided(rule.id, subject.name, missing, wanting))
         return
     if not truth:
@@ -138,10 +138,10 @@ def _ask(
     evidence = {name: value for name in names if (value := lookup(name)) is not None}
     message = _fill(rule.message, subject, lookup)
     # the decision rests on the data where the condition does, whatever else is reported beside it
-    measured = world.source.ranges is not None and any(
-        needs_data(subject.kind, name) and not lookup_is_constant(world, subject, name) for name in facts_of(rule.when)
+    measured = facts.source.ranges is not None and any(
+        needs_data(subject.kind, name) and not _is_constant(facts, subject, name) for name in facts_of(rule.when)
     )
-    chosen, nodes, skipped = first_possible(rule, subject, world, constants)
+    chosen, nodes, skipped = first_possible(rule, subject, facts, constants)
     action = Action(
         kind=chosen.kind,
         nodes=nodes,
@@ -156,10 +156,10 @@ def _ask(
         value=subject.value,
         evidence=evidence,
         measured=measured,
-        synthesized=measured and world.source.synthesized,
+        synthesized=measured and facts.source.synthesized,
         skipped=skipped,
     )
-    described: dict[str, Any] = {"kind": chosen.kind, "nodes": [world.source.index.display(node) for node in nodes]}
+    described: dict[str, Any] = {"kind": chosen.kind, "nodes": [facts.source.index.display(node) for node in nodes]}
     if chosen.repair:
         described |= {"repair": chosen.repair, "parameters": chosen.parameters}
     if skipped:
@@ -175,22 +175,16 @@ def _ask(
             nodes=nodes,
             proposal=action,
             kind=subject.kind,
-            confidence="certain" if not measured else "low" if world.source.synthesized else "measured",
+            confidence="certain" if not measured else "low" if facts.source.synthesized else "measured",
         )
     )
 
 
-def needs_data(subject: str, name: str) -> bool:
-    """Whether a fact of a subject can only be known from calibration data (a constant's facts never need it)."""
-    fact = registry.find_fact(subject, name)
-    return fact is not None and fact.data and not name.startswith(("constant.", "constants."))
-
-
-def lookup_is_constant(world: World, subject: Subject, name: str) -> bool:
+def _is_constant(facts: ModelFacts, subject: Subject, name: str) -> bool:
     """Whether a fact of a value was read off a constant, not measured."""
     role = name.rpartition(".")[0]
-    values = world.role_values(subject, role) if role else None
-    return bool(values) and all(world.constant_tensor(subject.scope, value) is not None for value in values or ())
+    values = facts.role_values(subject, role) if role else None
+    return bool(values) and all(facts.constant_tensor(subject.scope, value) is not None for value in values or ())
 
 
 def _fill(template: str, subject: Subject, lookup: Any) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from precision_planner.rules.clause_schema import clause_line, read_clause
-from precision_planner.rules.evidence import CONSTANT_DOCS
-from precision_planner.rules.nodesets import NODE_SETS
-from precision_planner.rules.rule import ACTION_KINDS, REWRITE_KINDS, ActionSpec, MatchSpec, NodeSet
-from precision_planner.rules.yaml_tree import Mapping, Sequence, fail
+from precision_planner.rules.facts.evidence import CONSTANT_DOCS
+from precision_planner.rules.facts.node_sets import NODE_SETS, NodeSet
+from precision_planner.rules.facts.subjects import MatchSpec
+from precision_planner.rules.language.clause_schema import clause_line, read_clause
+from precision_planner.rules.language.rule import ACTION_KINDS, REWRITE_KINDS, ActionSpec
+from precision_planner.rules.language.yaml_tree import Mapping, Sequence, check_keys, choice, fail, text_of, texts_of
 
 __all__ = ["read_actions"]
 
@@ -54,8 +55,6 @@ def _action(value: Any, match: MatchSpec, path: Path, line: int) -> ActionSpec:
         when = read_clause(options["when"], match.subject, path, clause_line(options, "when"))
     keep_as = ""
     if "as" in options:
-        from precision_planner.rules.schema import choice
-
         if kind != "keep_fp32":
             raise fail(path, options.lines["as"], "'as' belongs to keep_fp32")
         keep_as = choice(options, "as", ("compute", "island"), path)
@@ -77,8 +76,6 @@ def _nodes(options: Mapping, match: MatchSpec, path: Path) -> tuple[NodeSet, ...
 
 
 def _term(term: Any, path: Path, line: int) -> NodeSet:
-    from precision_planner.rules.schema import check_keys, text_of, texts_of
-
     if isinstance(term, str):
         name, role, ops = term, "", tuple[str, ...]()
     elif isinstance(term, Mapping):
@@ -95,7 +92,6 @@ def _term(term: Any, path: Path, line: int) -> NodeSet:
 
 
 def _repair(kind: str, options: Mapping, path: Path, line: int) -> tuple[str, dict[str, Any]]:
-    from precision_planner.rules.schema import check_keys
     from precision_planner.transforms.repairs import REPAIRS
 
     needs_repair = kind in REWRITE_KINDS and kind != "fuse"

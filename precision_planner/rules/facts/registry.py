@@ -8,17 +8,30 @@ are of the subject itself. The tables in docs/rules/language.md are printed from
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from precision_planner.rules.clauses import FactValue
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from precision_planner.rules.evidence import Subject
-    from precision_planner.rules.world import World
+    from precision_planner.rules.facts.evidence import Subject
+    from precision_planner.rules.facts.model_facts import ModelFacts
 
-__all__ = ["SUBJECTS", "SUBJECT_FACTS", "VALUE_FACTS", "Fact", "find_fact", "subject_fact", "value_fact"]
+__all__ = [
+    "SUBJECTS",
+    "SUBJECT_FACTS",
+    "VALUE_FACTS",
+    "Fact",
+    "FactValue",
+    "find_fact",
+    "json_value",
+    "needs_data",
+    "subject_fact",
+    "value_fact",
+]
+
+FactValue: TypeAlias = "float | int | str | bool | frozenset[str] | None"
+"""What a fact can be; None is unknown."""
 
 SUBJECTS = ("pattern", "node", "tensor", "input")
 
@@ -34,7 +47,7 @@ class Fact:
       subjects: the subjects that have it; ("value",) for a fact that is asked with a role.
       data: whether it needs calibration data (of a value that is no constant).
       doc: one sentence.
-      compute: (world, subject) or (world, scope, value) -> the fact, None where it is unknown.
+      compute: (facts, subject) or (facts, scope, value) -> the fact, None where it is unknown.
       combine: of numbers asked over several values: max or min.
     """
 
@@ -56,10 +69,10 @@ VALUE_FACTS: dict[str, Fact] = {}
 
 def subject_fact(
     *subjects: str, type: str, unit: str = "", data: bool = False, name: str = ""
-) -> Callable[[Callable[[World, Subject], FactValue]], Callable[[World, Subject], FactValue]]:
+) -> Callable[[Callable[[ModelFacts, Subject], FactValue]], Callable[[ModelFacts, Subject], FactValue]]:
     """Register a fact of the subject; its name is the function's, its documentation the docstring's first line."""
 
-    def register(function: Callable[[World, Subject], FactValue]) -> Callable[[World, Subject], FactValue]:
+    def register(function: Callable[[ModelFacts, Subject], FactValue]) -> Callable[[ModelFacts, Subject], FactValue]:
         fact = Fact(name or function.__name__, type, unit, subjects, data, _doc(function), function)
         for subject in subjects:
             SUBJECT_FACTS[subject, fact.name] = fact
@@ -93,3 +106,22 @@ def find_fact(subject: str, name: str) -> Fact | None:
             return VALUE_FACTS.get(name)
         return SUBJECT_FACTS.get((subject, name))
     return VALUE_FACTS.get(bare) if role and subject in ("pattern", "node") else None
+
+
+def needs_data(subject: str, name: str) -> bool:
+    """Whether a fact of a subject can only be known from calibration data (a constant's facts never need it)."""
+    fact = find_fact(subject, name)
+    return fact is not None and fact.data and not name.startswith(("constant.", "constants."))
+
+
+def json_value(value: Any) -> Any:
+    """A fact or action value as JSON has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return value

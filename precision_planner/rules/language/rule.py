@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from precision_planner.rules.clauses import Clause
+from precision_planner.rules.facts.node_sets import NodeSet
+from precision_planner.rules.facts.subjects import MatchSpec
+from precision_planner.rules.language.clauses import Clause
 
 __all__ = [
     "ACTION_KINDS",
@@ -16,8 +18,6 @@ __all__ = [
     "ActionSpec",
     "Case",
     "Escalation",
-    "MatchSpec",
-    "NodeSet",
     "Rule",
     "RuleBook",
 ]
@@ -27,40 +27,6 @@ SEVERITIES = ("error", "warning", "info")
 REWRITE_KINDS = ("fuse", "clamp", "replace", "raise_epsilon", "reorder", "rescale")
 """Actions that change the graph; all but `fuse` name a repair."""
 ACTION_KINDS = (*REWRITE_KINDS, "keep_fp32", "keep_bf16", "run_low", "warn")
-
-
-@dataclass(frozen=True, slots=True)
-class MatchSpec:
-    """What a rule looks at: one kind of subject, and which of them.
-
-    Attributes:
-      subject: "pattern", "node", "tensor" or "input".
-      names: pattern kinds, op types, tensor roles or input kinds, by subject.
-      form: for patterns "decomposed", "native" or "" for both.
-      domain: for nodes, the operator domain.
-      globs: display names; none means all.
-    """
-
-    subject: str
-    names: tuple[str, ...]
-    form: str = ""
-    domain: str = ""
-    globs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSet:
-    """One term of an action's `nodes`.
-
-    Attributes:
-      name: a key of `precision_planner.rules.nodesets.NODE_SETS`.
-      role: the input of the subject that it starts from; "" for all.
-      ops: only these op types; none means all.
-    """
-
-    name: str
-    role: str = ""
-    ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +144,6 @@ class Rule:
     actions: tuple[ActionSpec, ...]
     path: Path
     line: int = 1
-
-    @property
-    def cases(self) -> tuple[Case, ...]:
-        """The rule's cases, read from its file when they are asked for (they are most of it).
-
-        Raises:
-          RuleError: a case is not valid.
-        """
-        from precision_planner.rules.schema import read_cases
-
-        return read_cases(self)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from precision_planner.rules import case_schema
-from precision_planner.rules.action_schema import read_actions
-from precision_planner.rules.clause_schema import clause_line, read_clause
-from precision_planner.rules.clauses import Clause
-from precision_planner.rules.facts import SUBJECTS, find_fact
-from precision_planner.rules.rule import SEVERITIES, Case, Escalation, MatchSpec, Rule
-from precision_planner.rules.subjects import INPUT_KINDS, TENSOR_ROLES
-from precision_planner.rules.yaml_tree import Mapping, Sequence, fail, parse_yaml
+from precision_planner.patterns.match import KINDS
+from precision_planner.rules.facts.registry import SUBJECTS, find_fact
+from precision_planner.rules.facts.subjects import INPUT_KINDS, TENSOR_ROLES, MatchSpec
+from precision_planner.rules.language import case_schema
+from precision_planner.rules.language.action_schema import read_actions
+from precision_planner.rules.language.clause_schema import clause_line, read_clause
+from precision_planner.rules.language.clauses import Clause
+from precision_planner.rules.language.rule import SEVERITIES, Case, Escalation, Rule
+from precision_planner.rules.language.yaml_tree import (
+    Mapping,
+    Sequence,
+    check_keys,
+    choice,
+    choices,
+    fail,
+    parse_yaml,
+    text_of,
+    texts_of,
+)
 
 __all__ = ["POLICIES", "read_cases", "read_rule", "split_cases"]
 
@@ -117,67 +127,6 @@ def read_cases(rule: Rule) -> tuple[Case, ...]:
     return case_schema.read_cases(top, rule)
 
 
-def check_keys(mapping: Mapping, allowed: Iterable[str], path: Path, what: str) -> None:
-    """Refuse keys that nobody reads, with the nearest one that exists."""
-    import difflib
-
-    known = tuple(allowed)
-    for key in mapping:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; it takes {', '.join(known)}"
-            raise fail(path, mapping.lines[key], f"{what} has no key '{key}'{hint}")
-
-
-def text_of(mapping: Mapping, key: str, path: Path, *, default: str | None = None) -> str:
-    """A text; required unless there is a default."""
-    if key not in mapping and default is not None:
-        return default
-    value = mapping.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise fail(path, mapping.lines.get(key, mapping.line), f"'{key}' must be a text, not {describe(value)}")
-    return value.strip()
-
-
-def texts_of(mapping: Mapping, key: str, path: Path) -> tuple[str, ...]:
-    """A text or a list of texts, as a tuple; empty where the key is missing."""
-    value = mapping.get(key)
-    if value is None and key not in mapping:
-        return ()
-    if isinstance(value, str) and value:
-        return (value,)
-    if not isinstance(value, Sequence) or not value or not all(isinstance(item, str) and item for item in value):
-        raise fail(path, mapping.lines[key], f"'{key}' must be a text or a list of texts, not {describe(value)}")
-    return tuple(value)
-
-
-def choice(mapping: Mapping, key: str, allowed: tuple[str, ...], path: Path) -> str:
-    """One of several texts."""
-    value = text_of(mapping, key, path)
-    if value not in allowed:
-        raise fail(path, mapping.lines[key], f"'{key}' is {value!r}; it takes {', '.join(allowed)}")
-    return value
-
-
-def choices(mapping: Mapping, key: str, allowed: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    """Several of several texts."""
-    values = texts_of(mapping, key, path)
-    for value in values:
-        if value not in allowed:
-            raise fail(path, mapping.lines[key], f"'{key}' has {value!r}; it takes {', '.join(allowed)}")
-    return values
-
-
-def describe(value: Any) -> str:
-    """What a value of YAML is, for messages."""
-    names: dict[type, str] = {
-        Mapping: "a mapping", Sequence: "a list", str: "a text", bool: "a flag", int: "a number", float: "a number",
-        type(None): "empty",
-    }  # fmt: skip
-    name = names.get(type(value), type(value).__name__)
-    return f"{name} ({value!r})" if isinstance(value, str | int | float) else name
-
-
 def _classes(top: Mapping, path: Path) -> tuple[int, ...]:
     value = top.get("classes", Sequence())
     numbers = value if isinstance(value, Sequence) else [value]
@@ -210,8 +159,6 @@ def _escalations(top: Mapping, subject: str, path: Path) -> tuple[Escalation, ..
 
 
 def _match(top: Mapping, path: Path) -> MatchSpec:
-    from precision_planner.patterns.match import KINDS
-
     value = top["match"]
     if not isinstance(value, Mapping):
         raise fail(path, top.lines["match"], "'match' takes one of pattern, op, tensor, input")

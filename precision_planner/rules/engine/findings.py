@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.model import NodeId
+from precision_planner.rules.facts.registry import json_value
 
 if TYPE_CHECKING:
     from precision_planner.patterns import Match
@@ -20,7 +20,7 @@ class Action:
     """What a rule proposes for one subject.
 
     Attributes:
-      kind: one of `precision_planner.rules.rule.ACTION_KINDS`.
+      kind: one of `precision_planner.rules.language.rule.ACTION_KINDS`.
       nodes: what it covers, in graph order.
       rule: the rule's id.
       reason: one sentence with the numbers in it.
@@ -127,20 +127,3 @@ class Evaluation:
     actions: tuple[Action, ...]
     undecided: tuple[Undecided, ...] = ()
     rules: tuple[str, ...] = ()
-
-    def by_rule(self, rule_id: str) -> tuple[Finding, ...]:
-        """The findings of one rule."""
-        return tuple(finding for finding in self.findings if finding.rule == rule_id)
-
-
-def json_value(value: Any) -> Any:
-    """A fact or action value as JSON has it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, frozenset | set):
-        return sorted(value)
-    if isinstance(value, Mapping):
-        return {str(key): json_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    return value

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from precision_planner.rules.clauses import COMPARISONS, All, Any_, Clause, Compare, Not
-from precision_planner.rules.evidence import CONSTANT_DOCS
-from precision_planner.rules.facts import SUBJECT_FACTS, VALUE_FACTS, Fact, find_fact
-from precision_planner.rules.yaml_tree import Mapping, Sequence, fail
+from precision_planner.rules.facts.evidence import CONSTANT_DOCS
+from precision_planner.rules.facts.registry import SUBJECT_FACTS, VALUE_FACTS, Fact, find_fact
+from precision_planner.rules.language.clauses import COMPARISONS, All, Any_, Clause, Compare, Not
+from precision_planner.rules.language.yaml_tree import Mapping, Sequence, fail
 
 __all__ = ["clause_line", "read_clause"]
 

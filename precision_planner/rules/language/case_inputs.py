@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.rules.yaml_tree import Mapping, Sequence, fail
+from precision_planner.rules.language.yaml_tree import Mapping, Sequence, fail
 
 __all__ = ["check_input", "make_input"]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["COMPARISONS", "All", "Any_", "Clause", "Compare", "FactValue", "Lookup", "Not", "Truth", "facts_of"]
+from precision_planner.rules.facts.registry import FactValue
 
-FactValue: TypeAlias = "float | int | str | bool | frozenset[str] | None"
-"""What a fact can be; None is unknown."""
+__all__ = ["COMPARISONS", "All", "Any_", "Clause", "Compare", "Lookup", "Not", "Truth", "facts_of"]
+
 Truth: TypeAlias = "bool | None"
 Lookup: TypeAlias = Callable[[str], FactValue]
 Constants: TypeAlias = Mapping[str, float]

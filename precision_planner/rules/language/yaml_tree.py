@@ -6,12 +6,25 @@ error, so that a rule file can never construct an object.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from precision_planner.errors import RuleError
 
-__all__ = ["Mapping", "Sequence", "Value", "fail", "parse_yaml"]
+__all__ = [
+    "Mapping",
+    "Sequence",
+    "Value",
+    "check_keys",
+    "choice",
+    "choices",
+    "describe",
+    "fail",
+    "parse_yaml",
+    "text_of",
+    "texts_of",
+]
 
 _TAG = "tag:yaml.org,2002:"
 Value: TypeAlias = "Mapping | Sequence | str | int | float | bool | None"
@@ -115,3 +128,64 @@ def _scalar(node: Any, path: Path | str, line: int) -> Value:
     except ValueError:
         raise fail(path, line, f"{text!r} is no {kind}") from None
     raise fail(path, line, f"the tag {node.tag} is not allowed: a rule is plain data")
+
+
+def check_keys(mapping: Mapping, allowed: Iterable[str], path: Path, what: str) -> None:
+    """Refuse keys that nobody reads, with the nearest one that exists."""
+    import difflib
+
+    known = tuple(allowed)
+    for key in mapping:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; it takes {', '.join(known)}"
+            raise fail(path, mapping.lines[key], f"{what} has no key '{key}'{hint}")
+
+
+def text_of(mapping: Mapping, key: str, path: Path, *, default: str | None = None) -> str:
+    """A text; required unless there is a default."""
+    if key not in mapping and default is not None:
+        return default
+    value = mapping.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise fail(path, mapping.lines.get(key, mapping.line), f"'{key}' must be a text, not {describe(value)}")
+    return value.strip()
+
+
+def texts_of(mapping: Mapping, key: str, path: Path) -> tuple[str, ...]:
+    """A text or a list of texts, as a tuple; empty where the key is missing."""
+    value = mapping.get(key)
+    if value is None and key not in mapping:
+        return ()
+    if isinstance(value, str) and value:
+        return (value,)
+    if not isinstance(value, Sequence) or not value or not all(isinstance(item, str) and item for item in value):
+        raise fail(path, mapping.lines[key], f"'{key}' must be a text or a list of texts, not {describe(value)}")
+    return tuple(value)
+
+
+def choice(mapping: Mapping, key: str, allowed: tuple[str, ...], path: Path) -> str:
+    """One of several texts."""
+    value = text_of(mapping, key, path)
+    if value not in allowed:
+        raise fail(path, mapping.lines[key], f"'{key}' is {value!r}; it takes {', '.join(allowed)}")
+    return value
+
+
+def choices(mapping: Mapping, key: str, allowed: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """Several of several texts."""
+    values = texts_of(mapping, key, path)
+    for value in values:
+        if value not in allowed:
+            raise fail(path, mapping.lines[key], f"'{key}' has {value!r}; it takes {', '.join(allowed)}")
+    return values
+
+
+def describe(value: Any) -> str:
+    """What a value of YAML is, for messages."""
+    names: dict[type, str] = {
+        Mapping: "a mapping", Sequence: "a list", str: "a text", bool: "a flag", int: "a number", float: "a number",
+        type(None): "empty",
+    }  # fmt: skip
+    name = names.get(type(value), type(value).__name__)
+    return f"{name} ({value!r})" if isinstance(value, str | int | float) else name
