@@ -12,8 +12,8 @@ from precision_planner.model import GraphIndex, Model
 from precision_planner.model.synthesis import synthesise
 from precision_planner.patterns import Match
 from precision_planner.transforms.bodies import judge_isolated
+from precision_planner.transforms.float64_judgement import Judgement, judge
 from precision_planner.transforms.fuse import DEFAULT_KINDS, FusionResult, fuse
-from precision_planner.transforms.verify import Judgement, judge
 
 Batches = Iterable[Mapping[str, np.ndarray]]
 

@@ -1,14 +1,14 @@
 """The unknowns of the assignment and how they are solved.
 
-A *cell* is one type to be chosen: of a node (all its slots that share it), or of a variable that passes through a
-body (a Loop's state, an If's output, a function's argument). Cells are fixed (a decision, a necessity, the low type
-of ordinary arithmetic) or flexible (nodes that only move values). A flexible cell looks both ways:
+A *type variable* is one type to be chosen: of a node (all its slots that share it), or of a value that passes through
+a body (a Loop's state, an If's output, a function's argument). It is fixed (a decision, a necessity, the low type of
+ordinary arithmetic) or flexible (nodes that only move values). A flexible variable looks both ways:
 
 - where its values come from in a wider type and are read in a wider type, it stays wide, so that nothing is rounded
   on the way from one FP32 island to the next and no Cast stands inside;
 - otherwise it is low, so that the Cast stands as early as it can and the data moves in 16 bits.
 
-Wideness travels through chains and cycles of flexible cells as bit masks until nothing changes.
+Wideness travels through chains and cycles of flexible variables as bit masks until nothing changes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _BITS: dict[int, int] = {
 
 
 @dataclass(slots=True)
-class Cell:
+class TypeVariable:
     """One type to be chosen.
 
     Attributes:
-      kind: fixed; moves (a flexible cell); cast (a flexible cell whose input may have any type); compares (makes no
+      kind: fixed; moves (a flexible one); cast (a flexible one whose input may have any type); compares (makes no
         float, and is exact in the type its operands have); state (what a loop carries: wide only where its body makes
         it wide too, so that no Cast runs in every iteration).
       element: the chosen type, 0 while open.
-      allowed: the element types that every slot of the cell takes.
+      allowed: the element types that every slot of the variable takes.
       reason: why it is not low.
       forced: by necessity.
     """
@@ -52,22 +52,22 @@ class Cell:
     need: int = 0
 
 
-class Cells:
-    """Cells with union-find (values that no Cast can convert tie cells together) and the flows between them."""
+class TypeVariables:
+    """Type variables with union-find (values that no Cast can convert tie them) and the flows between them."""
 
     def __init__(self, low: int, wide: int) -> None:
         self.low, self.wide = low, wide
-        self._cells: list[Cell] = []
+        self._cells: list[TypeVariable] = []
         self._parent: list[int] = []
         self._flows: list[tuple[int, int]] = []
 
-    def add(self, cell: Cell) -> int:
-        """A new cell; returns its number."""
-        self._cells.append(cell)
+    def add(self, variable: TypeVariable) -> int:
+        """A new variable; returns its number."""
+        self._cells.append(variable)
         self._parent.append(len(self._parent))
         return len(self._cells) - 1
 
-    def __getitem__(self, number: int) -> Cell:
+    def __getitem__(self, number: int) -> TypeVariable:
         return self._cells[self.root(number)]
 
     def root(self, number: int) -> int:
@@ -79,7 +79,7 @@ class Cells:
         return number
 
     def tie(self, first: int, second: int) -> None:
-        """Make two cells one: a fixed wide one wins, then a fixed one."""
+        """Make two variables one: a fixed wide one wins, then a fixed one."""
         a, b = self.root(first), self.root(second)
         if a == b:
             return
@@ -94,19 +94,19 @@ class Cells:
             kept.allowed &= dropped.allowed
 
     def flow(self, source: int, target: int) -> None:
-        """A value made by cell `source` is read by cell `target`."""
+        """A value made by variable `source` is read by variable `target`."""
         self._flows.append((source, target))
 
     def source(self, target: int, element: int) -> None:
-        """A value of a settled type is read by cell `target`."""
+        """A value of a settled type is read by variable `target`."""
         self[target].source |= _BITS[element]
 
     def need(self, source: int, element: int) -> None:
-        """A value made by cell `source` is read in a settled type."""
+        """A value made by variable `source` is read in a settled type."""
         self[source].need |= _BITS[element]
 
     def solve(self) -> None:
-        """Choose every open cell's type."""
+        """Choose every open variable's type."""
         forward: dict[int, list[int]] = {}
         backward: dict[int, list[int]] = {}
         for source, target in self._flows:
@@ -121,9 +121,9 @@ class Cells:
                 backward.setdefault(target, []).append(source)
         roots = [n for n in range(len(self._cells)) if self._parent[n] == n and not self._cells[n].element]
         for number in roots:
-            cell = self._cells[number]
-            if cell.kind == "compares":
-                cell.need |= _BITS[self.wide]
+            variable = self._cells[number]
+            if variable.kind == "compares":
+                variable.need |= _BITS[self.wide]
         self._spread_sources(roots, forward)
         self._spread_needs(roots, backward)
         for number in roots:
@@ -136,13 +136,13 @@ class Cells:
             number = work.pop()
             mask = self._out_source(self._cells[number])
             for target in forward.get(number, ()):
-                cell = self._cells[target]
-                if mask & ~cell.source:
-                    cell.source |= mask
+                variable = self._cells[target]
+                if mask & ~variable.source:
+                    variable.source |= mask
                     work.append(target)
 
-    def _out_source(self, cell: Cell) -> int:
-        return _BITS[self.wide] if cell.kind == "cast" and not cell.source else cell.source
+    def _out_source(self, variable: TypeVariable) -> int:
+        return _BITS[self.wide] if variable.kind == "cast" and not variable.source else variable.source
 
     def _spread_needs(self, roots: Iterable[int], backward: dict[int, list[int]]) -> None:
         work = [n for n in roots if self._cells[n].need]
@@ -150,26 +150,29 @@ class Cells:
             number = work.pop()
             mask = self._cells[number].need
             for source in backward.get(number, ()):
-                cell = self._cells[source]
-                if mask & ~cell.need:
-                    cell.need |= mask
+                variable = self._cells[source]
+                if mask & ~variable.need:
+                    variable.need |= mask
                     work.append(source)
 
-    def _choose(self, cell: Cell) -> None:
-        wide, brain = _BITS[self.wide], _BITS[TensorProto.BFLOAT16]
-        source = cell.source or wide  # constants alone: exact in any type
-        if cell.kind == "cast":
+    def _choose(self, variable: TypeVariable) -> None:
+        wide, bfloat = _BITS[self.wide], _BITS[TensorProto.BFLOAT16]
+        source = variable.source or wide  # constants alone: exact in any type
+        if variable.kind == "cast":
             source = wide
-        if cell.kind == "state" and source & ~wide:
+        if variable.kind == "state" and source & ~wide:
             source &= ~wide
-        need = cell.need or wide  # what nobody reads stays as it is
+        need = variable.need or wide  # what nobody reads stays as it is
         if source & wide and need & wide:
             chosen = self.wide
-        elif source & (wide | brain) and need & (wide | brain):
+        elif source & (wide | bfloat) and need & (wide | bfloat):
             chosen = TensorProto.BFLOAT16
         else:
             chosen = self.low
-        if cell.allowed is not None and chosen not in cell.allowed and chosen != self.wide:
+        if variable.allowed is not None and chosen not in variable.allowed and chosen != self.wide:
             chosen = self.wide
-            cell.forced, cell.reason = True, cell.reason or "no type that its readers ask for is allowed here"
-        cell.element = chosen
+            variable.forced, variable.reason = (
+                True,
+                variable.reason or "no type that its readers ask for is allowed here",
+            )
+        variable.element = chosen

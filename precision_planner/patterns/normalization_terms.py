@@ -48,7 +48,7 @@ class Center:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Variance:
     """The variance of x ('layer'), or the mean of its square ('rms'), plus eps."""
 
     kind: str
@@ -354,11 +354,11 @@ class Terms:
             nodes |= more
         return out, nodes
 
-    def spread(self, value: str) -> Spread | Near | None:
+    def variance(self, value: str) -> Variance | Near | None:
         """variance + eps, or mean(x*x) + eps; None where nothing of the kind is in it."""
-        from precision_planner.patterns.spread import spread
+        from precision_planner.patterns.variances import find_variance
 
-        return spread(self, value)
+        return find_variance(self, value)
 
     # -- products of powers ----------------------------------------------------------------------------------------
 

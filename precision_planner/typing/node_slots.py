@@ -32,7 +32,7 @@ class NodeSlots:
       inputs: slot -> mode, for the inputs whose value is a float to be decided.
       outputs: the same for outputs.
       allowed: element types that every following slot takes; None where nothing follows.
-      kind: the kind of cell ("fixed": it computes).
+      kind: the kind of variable ("fixed": it computes).
     """
 
     inputs: dict[int, Mode]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from precision_planner.patterns.affine import Fit, fit
-from precision_planner.patterns.terms import Center, Mean, Near, Nodes, Product, Spread, Terms
+from precision_planner.patterns.normalization_terms import Center, Mean, Near, Nodes, Product, Terms, Variance
 
 _HALF = Fraction(1, 2)
 _FORWARD = frozenset({"Mul", "Div", "Reciprocal", "Neg", "Pow", "Identity", "Cast", "CastLike"})
@@ -31,8 +31,8 @@ class End:
 
 
 @dataclass(slots=True)
-class Head:
-    """One normalized output of a spread: the ends from the core outward, or why it is none."""
+class NormalizedOutput:
+    """One normalized output of a variance: the ends from the core outward, or why it is none."""
 
     x: str
     ends: list[End] = field(default_factory=list)
@@ -41,16 +41,16 @@ class Head:
     """For one that is none: the nodes it looked at."""
 
 
-def heads(terms: Terms, spread: Spread, argument: str, roots: list[int]) -> list[Head]:
+def normalized_outputs(terms: Terms, variance: Variance, argument: str, roots: list[int]) -> list[NormalizedOutput]:
     """Every normalization that divides by the root of one variance.
 
     Args:
       terms: of the scope.
-      spread: variance + eps.
+      variance: variance + eps.
       argument: the value that holds it.
       roots: positions of the nodes that take its root.
     """
-    search = _Search(terms, spread, argument)
+    search = _Search(terms, variance, argument)
     for position in roots:
         search.visit(position)
     while search.work:
@@ -64,13 +64,13 @@ def heads(terms: Terms, spread: Spread, argument: str, roots: list[int]) -> list
 
 
 class _Search:
-    def __init__(self, terms: Terms, spread: Spread, argument: str) -> None:
-        self.terms, self.view, self.spread = terms, terms.view, spread
+    def __init__(self, terms: Terms, variance: Variance, argument: str) -> None:
+        self.terms, self.view, self.variance = terms, terms.view, variance
         self.needle = self.view.root(argument)
         self.argument = argument
-        self.stops = frozenset({self.needle, self.view.root(spread.x)})
+        self.stops = frozenset({self.needle, self.view.root(variance.x)})
         self.work: list[tuple[str, int]] = []
-        self.found: list[Head] = []
+        self.found: list[NormalizedOutput] = []
         self._seen: set[int] = set()
 
     def visit(self, position: int, depth: int = 0) -> None:
@@ -89,18 +89,18 @@ class _Search:
         power = product.powers.get(self.needle)
         if power is None:
             return
-        nodes = frozenset(product.nodes) | self.spread.nodes | set(self.view.path(self.argument))
+        nodes = frozenset(product.nodes) | self.variance.nodes | set(self.view.path(self.argument))
         for root, exponent in product.powers.items():
             if root == self.needle:
                 continue
             center = self._center(root, product.reads[root])
-            if isinstance(center, Head):
+            if isinstance(center, NormalizedOutput):
                 center.nodes |= nodes
                 self.found.append(center)
                 return
-            if center is None and root != self.view.root(self.spread.x):
+            if center is None and root != self.view.root(self.variance.x):
                 continue
-            if center is None and self.spread.kind == "layer":
+            if center is None and self.variance.kind == "layer":
                 if exponent == 1 and power == -_HALF:
                     self._refactored(position, product, nodes)
                 return
@@ -120,29 +120,32 @@ class _Search:
         self.work.append((value, depth))
 
     def _fail(self, nodes: Nodes, reason: str) -> None:
-        self.found.append(Head(self.spread.x, [], reason, nodes))
+        self.found.append(NormalizedOutput(self.variance.x, [], reason, nodes))
 
-    def _center(self, root: str, read: str) -> Center | Head | None:
-        """The factor as x - mean of this very spread; a failed head where it is one of something else."""
-        if self.spread.kind == "rms" or root in self.stops:
+    def _center(self, root: str, read: str) -> Center | NormalizedOutput | None:
+        """The factor as x - mean of this very variance; a failed head where it is one of something else."""
+        if self.variance.kind == "rms" or root in self.stops:
             return None
         center = self.terms.center(read)
         if isinstance(center, Near):
-            return Head(self.spread.x, [], center.reason, center.nodes)
+            return NormalizedOutput(self.variance.x, [], center.reason, center.nodes)
         if center is None:
             return None
-        if not self.view.same(center.x, self.spread.x):
-            return Head(self.spread.x, [], f"the variance is of '{self.spread.x}', not of '{center.x}'", center.nodes)
-        if center.mean.axes != self.spread.axes:
-            reason = f"the mean is over axes {center.mean.axes}, the variance over axes {self.spread.axes}"
-            return Head(self.spread.x, [], reason, center.nodes)
+        if not self.view.same(center.x, self.variance.x):
+            return NormalizedOutput(
+                self.variance.x, [], f"the variance is of '{self.variance.x}', not of '{center.x}'", center.nodes
+            )
+        if center.mean.axes != self.variance.axes:
+            reason = f"the mean is over axes {center.mean.axes}, the variance over axes {self.variance.axes}"
+            return NormalizedOutput(self.variance.x, [], reason, center.nodes)
         return center
 
     def _eps_behind(self, position: int) -> None:
         node = self.view.scope.nodes[position]
         if any(self.view.scalar(name) is not None for name in node.input):
             self._fail(
-                self.spread.nodes | {position}, f"{self.view.name(position)} adds a constant after the root, not before"
+                self.variance.nodes | {position},
+                f"{self.view.name(position)} adds a constant after the root, not before",
             )
 
     def _core(self, value: str, product: Product, root: str, center: Center | None, nodes: Nodes) -> None:
@@ -168,10 +171,10 @@ class _Search:
         scale = product.reads[next(iter(extras))] if extras else ""
         end = End(value, nodes, scale, bias)
         if scale:
-            end = replace(end, scale_fit=fit(self.view, scale, x, self.spread.axes, "gamma"))
+            end = replace(end, scale_fit=fit(self.view, scale, x, self.variance.axes, "gamma"))
         if bias:
-            end = replace(end, bias_fit=fit(self.view, bias, x, self.spread.axes, "beta"))
-        self.found.append(Head(x, self._extend(end, x)))
+            end = replace(end, bias_fit=fit(self.view, bias, x, self.variance.axes, "beta"))
+        self.found.append(NormalizedOutput(x, self._extend(end, x)))
 
     def _extend(self, end: End, x: str) -> list[End]:
         """The ends behind the core: Casts, one scale, one bias, as long as nothing else reads between."""
@@ -187,10 +190,10 @@ class _Search:
             elif node.op_type in ("Mul", "Add") and len(node.input) == 2 and node.input[0] != node.input[1]:
                 other = node.input[1] if node.input[0] == end.value else node.input[0]
                 if node.op_type == "Mul" and not end.scale and not end.bias:
-                    found = fit(view, other, x, self.spread.axes, "gamma")
+                    found = fit(view, other, x, self.variance.axes, "gamma")
                     end = replace(end, value=value, nodes=nodes, scale=other, scale_fit=found)
                 elif node.op_type == "Add" and not end.bias:
-                    found = fit(view, other, x, self.spread.axes, "beta")
+                    found = fit(view, other, x, self.variance.axes, "beta")
                     end = replace(end, value=value, nodes=nodes, bias=other, bias_fit=found)
                 else:
                     break
@@ -230,7 +233,9 @@ class _Search:
         summands, adders = self._summands(output)
         rest: list[tuple[int, str]] = []
         extras = {
-            name: power for name, power in product.powers.items() if name not in (self.needle, view.root(self.spread.x))
+            name: power
+            for name, power in product.powers.items()
+            if name not in (self.needle, view.root(self.variance.x))
         }
         seen_x = seen_mean = False
         nodes |= adders
@@ -254,7 +259,7 @@ class _Search:
         if len(rest) > 1 or any(sign < 0 for sign, _ in rest):
             self._fail(nodes, f"{view.name(position)} sums further terms")
             return
-        x = product.reads[view.root(self.spread.x)]
+        x = product.reads[view.root(self.variance.x)]
         self._finish(output, x, product, extras, nodes, rest[0][1] if rest else "")
 
     def _summands(self, value: str, depth: int = 2) -> tuple[list[tuple[int, str]], set[int]]:
@@ -285,7 +290,7 @@ class _Search:
         for name, power in others.items():
             mean = self.terms.mean(product.reads[name])
             if isinstance(mean, Mean) and power == 1 and name not in extras:
-                same = self.view.same(mean.source, self.spread.x) and mean.axes == self.spread.axes
+                same = self.view.same(mean.source, self.variance.x) and mean.axes == self.variance.axes
                 rest = {key: each for key, each in others.items() if key != name}
                 return mean if same and rest == extras else None
         return None

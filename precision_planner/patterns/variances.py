@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from precision_planner.patterns.terms import Center, Mean, Near, Nodes, Spread, Terms
+from precision_planner.patterns.normalization_terms import Center, Mean, Near, Nodes, Terms, Variance
 from precision_planner.patterns.view import axes_text
 
 NO_EPS = "no eps is added to the variance"
@@ -29,7 +29,7 @@ class _Parts:
     """Whether any part is a mean of something: otherwise the root has nothing to do with a normalization."""
 
 
-def spread(terms: Terms, value: str) -> Spread | Near | None:
+def find_variance(terms: Terms, value: str) -> Variance | Near | None:
     """Recognise variance + eps (see the module); a Near names what differs."""
     nodes: set[int] = set()
     parts = _Parts()
@@ -57,7 +57,7 @@ def spread(terms: Terms, value: str) -> Spread | Near | None:
         return Near(NO_EPS, frozenset(nodes), kind)
     if not epsilon > 0 or not np.isfinite(epsilon):
         return Near(f"eps is {parts.epsilon:g} and has to be positive in float32", frozenset(nodes), kind)
-    return Spread(kind, x, mean.axes, epsilon, center.mean if center else None, frozenset(nodes))
+    return Variance(kind, x, mean.axes, epsilon, center.mean if center else None, frozenset(nodes))
 
 
 def _leaves(terms: Terms, value: str, nodes: set[int]) -> list[tuple[int, str]]:
@@ -167,7 +167,7 @@ def _is_scaled_square(terms: Terms, term: str, parts: _Parts, nodes: set[int]) -
 
 
 def _of_x(terms: Terms, base: str, mean: Mean, parts: _Parts) -> tuple[str, str, Center | None] | Near:
-    """Which x the spread is of: its mean must be the mean of the same value over the same axes."""
+    """Which x the variance is of: its mean must be the mean of the same value over the same axes."""
     view = terms.view
     if parts.means:
         inner, nodes = parts.means[0]
