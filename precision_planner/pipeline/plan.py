@@ -12,11 +12,11 @@ from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
 from precision_planner.errors import ModelError, PlanError, TargetError
+from precision_planner.judging.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
-from precision_planner.numerics.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.pipeline.searching import SearchRequest, search_choice
 from precision_planner.pipeline.weak import (
     constrained_nodes,

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from precision_planner.judging.judge import Tolerance
+from precision_planner.judging.tolerance import tightened
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
-from precision_planner.numerics.metrics import HIGHER_IS_BETTER
-from precision_planner.numerics.tolerance import Tolerance
 from precision_planner.planning import Target
 from precision_planner.planning.decide import Choice
 from precision_planner.planning.search import (
@@ -83,7 +83,7 @@ def search_choice(
     setting = Setting(
         first.assignment.options,
         "strong" if target.strong else "weak",
-        tuple(_tightened(bound, target.margin) for bound in bounds),
+        tuple(tightened(bound, target.margin) for bound in bounds),
         dict(request.metrics),
         "inf" if options.get("weights") == "ieee" else "saturate",
         tf32 and target.tf32,
@@ -116,13 +116,6 @@ def _of_the_unfused(decisions: Mapping[NodeId, Decision], model: Model, fused: M
         return dict(decisions)
     index = GraphIndex(model.proto)
     return {node: decision for node, decision in decisions.items() if index.find(node) is not None}
-
-
-def _tightened(bound: Tolerance, margin: float) -> Tolerance:
-    """A bound that a prediction must keep for the result to keep the one given."""
-    if bound.metric in HIGHER_IS_BETTER:
-        return replace(bound, bound=1.0 - (1.0 - bound.bound) / margin)
-    return replace(bound, bound=bound.bound - abs(bound.bound) * (1.0 - 1.0 / margin))
 
 
 def _may_raise(target: Target, made_up: bool) -> Callable[[GraphIndex, Region], bool]:

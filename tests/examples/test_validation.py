@@ -23,7 +23,7 @@ from benchmarks.tensorrt86.validation.misread import misread
 from benchmarks.tensorrt86.validation.table import WAYS, Row, rows_of, summary
 from precision_planner.diffing import verdict as planner
 from precision_planner.diffing.result import OutputDiff
-from precision_planner.numerics.metrics import tensor_metrics
+from precision_planner.judging.ulps import tensor_metrics
 
 GRADES = {"identical": "fine", "fine": "fine", "degraded": "degraded", "garbage": "garbage", "nonfinite": "non-finite"}
 """The planner's grade -> the validation's, which has no word for no error at all."""

@@ -1,7 +1,7 @@
 """The metrics of an intermediate value in one pass over small blocks: for hundreds of large tensors.
 
 Differences are taken in float32 (each exact to half an ulp of the difference) and summed in float64, so a metric
-agrees with `precision_planner.numerics.metrics` to about 1e-6 of its value.
+agrees with `precision_planner.judging.metrics` to about 1e-6 of its value.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.numerics import metrics
-from precision_planner.numerics.metrics import json_number
+from precision_planner.judging import metrics
+from precision_planner.judging.metrics import json_number
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

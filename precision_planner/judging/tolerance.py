@@ -5,29 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import replace
+from typing import Any
 
 from precision_planner.errors import ToleranceError
-from precision_planner.numerics.metrics import HIGHER_IS_BETTER, METRICS, TensorMetrics, within
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """A bound on one metric, of one output or (output None) of all.
-
-    The bound is an upper one, but for `cosine` and `top1`, where it is a lower one.
-    """
-
-    metric: str
-    bound: float
-    output: str | None = None
-
-    def holds(self, value: float) -> bool:
-        """Whether a value keeps the bound; NaN keeps none."""
-        return within(self.metric, value, self.bound)
-
-    def __str__(self) -> str:
-        return f"{self.output + ':' if self.output else ''}{self.metric}={self.bound:g}"
+from precision_planner.judging.judge import OwnMetric, Tolerance
+from precision_planner.judging.metrics import BOUNDS, DETECTIONS, METRICS
 
 
 def parse_tolerances(given: Mapping[str, float] | Iterable[str | Tolerance] | None) -> tuple[Tolerance, ...]:
@@ -51,9 +34,9 @@ def parse_tolerances(given: Mapping[str, float] | Iterable[str | Tolerance] | No
 def check_outputs(tolerances: Iterable[Tolerance], outputs: Iterable[str], metrics: Iterable[str] = ()) -> None:
     """Refuse a tolerance that names an output which does not exist, or one's own metric that was not given."""
     names = list(outputs)
-    known = {*METRICS, *metrics}
+    known = {*BOUNDS, *metrics}
     for tolerance in tolerances:
-        if tolerance.output is not None and tolerance.output not in names:
+        if tolerance.output is not None and not any(map(tolerance.about, names)):
             raise ToleranceError(f"tolerance {tolerance} names no output; the outputs are {', '.join(names) or 'none'}")
         if tolerance.metric not in known:
             raise ToleranceError(_unknown(tolerance.metric, str(tolerance), known))
@@ -77,9 +60,10 @@ def _make(name: str, value: object, text: str) -> Tolerance:
         raise ToleranceError(f"tolerance {text!r}: nothing is within NaN; give a number")
     if not metric.isidentifier():
         raise ToleranceError(f"tolerance {text!r} is not [OUTPUT:]METRIC=VALUE, as in sad=1e-3 or logits:top1=0.99")
-    if metric in METRICS and metric not in HIGHER_IS_BETTER and bound < 0:
+    record = BOUNDS.get(metric)
+    if record is not None and record.least is not None and bound < record.least:
         raise ToleranceError(f"tolerance {text!r}: {metric} is never below 0; give a bound of 0 or more")
-    if metric in HIGHER_IS_BETTER and bound > 1:
+    if record is not None and record.most is not None and bound > record.most:
         raise ToleranceError(f"tolerance {text!r}: {metric} is never above 1; give a share, as in {metric}=0.99")
     return Tolerance(metric, bound, output if colon else None)
 
@@ -87,13 +71,57 @@ def _make(name: str, value: object, text: str) -> Tolerance:
 def check_metrics(tolerances: Iterable[Tolerance], own: Iterable[str] = ()) -> None:
     """Refuse unknown metrics before anything runs, and own ones that go by the name of one that there is."""
     own = tuple(own)
-    taken = sorted({field.name for field in fields(TensorMetrics)}.intersection(own))
+    taken = sorted({*METRICS, *DETECTIONS}.intersection(own))
     if taken:
         raise ToleranceError(f"the metric {taken[0]} has the name of one that there is; give your function another")
-    known = {*METRICS, *own}
+    known = {*BOUNDS, *own}
     for tolerance in tolerances:
         if tolerance.metric not in known:
             raise ToleranceError(_unknown(tolerance.metric, str(tolerance), known))
+
+
+def check_detections(tolerances: Iterable[Tolerance], is_detector: bool) -> None:
+    """Refuse bounds on detections where no output is known to hold any."""
+    for tolerance in tolerances:
+        if tolerance.metric in DETECTIONS and tolerance.output is None and not is_detector:
+            raise ToleranceError(
+                f"tolerance {tolerance} is about boxes, and no output is known to hold any; name the output that does, "
+                f"as in boxes:{tolerance}"
+            )
+
+
+def tightened(tolerance: Tolerance, margin: float) -> Tolerance:
+    """A bound that a prediction must keep for the result to keep the one given; counts stay as they are."""
+    record = tolerance.record
+    if record.count:
+        return tolerance
+    if record.better == "high":
+        return replace(tolerance, bound=1.0 - (1.0 - tolerance.bound) / margin)
+    return replace(tolerance, bound=tolerance.bound - abs(tolerance.bound) * (1.0 - 1.0 / margin))
+
+
+def bounds_told() -> str:
+    """The metrics that a tolerance may name, for help."""
+    upper = ", ".join(name for name, record in BOUNDS.items() if record.better == "low")
+    lower = ", ".join(name for name, record in BOUNDS.items() if record.better == "high")
+    return f"{upper} (upper bounds), {lower} (lower)"
+
+
+def guarded(metrics: Mapping[str, OwnMetric] | None) -> dict[str, OwnMetric]:
+    """One's own metrics, whose failures are their authors' mistakes: ToleranceError in one line."""
+    return {name: _guarded(name, function) for name, function in (metrics or {}).items()}
+
+
+def _guarded(name: str, function: OwnMetric) -> OwnMetric:
+    def guarded(reference: Any, candidate: Any) -> float:
+        try:
+            return float(function(reference, candidate))
+        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
+            raise ToleranceError(
+                f"the metric {name} failed: {type(error).__name__}: {error}; it takes two arrays and returns one number"
+            ) from error
+
+    return guarded
 
 
 def _unknown(metric: str, text: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import onnx
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import precision_planner as pp
-from precision_planner.diffing.detectors import IOU, Selection, SetMatcher, find_selection, iou
-from precision_planner.errors import InputsError
+from precision_planner.judging.detections import IOU, Evidence, SetMatcher, iou
+from precision_planner.judging.evidence import find_evidence
 from precision_planner.model import Model
 from precision_planner.model.session import Session
 
@@ -70,19 +71,28 @@ def features(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def test_the_graph_tells_a_detector() -> None:
-    found = find_selection(Model.load(detector()))
-    assert found is not None
-    assert found.outputs == {"boxes", "scores", "labels"}
+    found = find_evidence(Model.load(detector()))
+    assert found.evidence.unordered == {"boxes", "scores", "labels"}
+    assert found.evidence.boxes == {"boxes"}
     assert found.before == ("raw_boxes", "scores_cn")
     assert not found.unordered & {"raw_boxes", "scores_nc", "flat_boxes"}
 
 
-def test_a_classifier_with_top_k_is_none() -> None:
+@pytest.mark.parametrize("k", [4, 5, 6, 7])
+def test_what_top_k_returns_itself_is_no_box_of_any_width(k: int) -> None:
     nodes = [helper.make_node("TopK", ["x", "k"], ["values", "indices"])]
-    outputs = [INFO("values", FLOAT, ["n", 5]), INFO("indices", INT64, ["n", 5])]
-    assert (
-        find_selection(Model.load(model_of(nodes, [INFO("x", FLOAT, ["n", 9])], outputs, {"k": np.array([5])}))) is None
-    )
+    outputs = [INFO("values", FLOAT, ["n", k]), INFO("indices", INT64, ["n", k])]
+    model = model_of(nodes, [INFO("x", FLOAT, ["n", 9])], outputs, {"k": np.array([k])})
+    assert not find_evidence(Model.load(model)).evidence.is_detector
+    rng = np.random.default_rng(0)
+    with Session(Model.load(model)) as session:
+        right = session.run({"x": rng.random((40, 9)).astype(np.float32)})
+        other = session.run({"x": rng.random((40, 9)).astype(np.float32)})
+    inputs = {"x": np.random.default_rng(0).random((40, 9)).astype(np.float32)}
+    found = pp.diff(model, other, inputs, tolerance=["values:sad=1e-2"])
+    assert not found.passed
+    assert found.outputs["values"].detections is None
+    assert pp.diff(model, right, inputs, tolerance=["values:sad=1e-2"]).passed
 
 
 def test_a_detector_in_fp16_is_compared_as_a_set() -> None:
@@ -113,7 +123,7 @@ def shuffled(rng: np.random.Generator, count: int, spacing: float = 200.0) -> tu
     return ours, theirs, order
 
 
-EVERY = Selection(frozenset({"boxes", "scores", "labels", "count", "all"}), frozenset(), (), frozenset())
+EVERY = Evidence(frozenset({"boxes", "all"}), unordered=frozenset({"boxes", "scores", "labels", "count", "all"}))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 3))
@@ -206,7 +216,7 @@ def test_centers_and_one_tensor_of_six_columns() -> None:
 
 def test_the_indices_of_non_maximum_suppression_are_a_set() -> None:
     rows = np.array([[0, 1, 4], [0, 0, 2], [0, 2, 9]])
-    matcher = SetMatcher(Selection(frozenset({"s"}), frozenset(), (), frozenset({"s"})))
+    matcher = SetMatcher(Evidence(unordered=frozenset({"s"}), indices=frozenset({"s"})))
     a, b = matcher.align({"s": rows}, {"s": np.array([[0, 2, 9], [0, 1, 4], [0, 0, 3], [0, 0, 5]])})
     np.testing.assert_array_equal(a["s"], rows[[0, 2]])
     np.testing.assert_array_equal(b["s"], rows[[0, 2]])
@@ -244,8 +254,8 @@ def test_boxes_that_are_not_finite_are_reported_as_such(bad: float) -> None:
         {"labels": np.zeros((1, 6), np.int64)},
     ],
 )
-def test_detections_of_other_shapes_are_a_mistake_of_the_users(changes: dict[str, np.ndarray]) -> None:
-    """Of another number of images, of rows that do not belong together: one line, as for any output."""
+def test_detections_of_other_shapes_never_pass(changes: dict[str, np.ndarray]) -> None:
+    """Of another number of images, of rows that do not belong together: said, as for any output."""
     nodes = [
         helper.make_node("TopK", ["x", "k"], ["scores", "labels"]),
         helper.make_node("Gather", ["table", "labels"], ["boxes"]),
@@ -257,5 +267,6 @@ def test_detections_of_other_shapes_are_a_mistake_of_the_users(changes: dict[str
     with Session(Model.load(model)) as session:
         right = session.run(inputs)
     assert pp.diff(model, right, inputs).grade == "identical"
-    with pytest.raises(InputsError, match=r"has shape \[.+\] in the reference and"):
-        pp.diff(model, {**right, **changes}, inputs)
+    found = pp.diff(model, {**right, **changes}, inputs)
+    assert (found.grade, found.passed) == ("garbage", False)
+    assert re.search(r"has shape \[.+\] in the reference and", found.verdict)

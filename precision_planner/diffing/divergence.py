@@ -1,4 +1,4 @@
-"""What the numbers mean: a grade, the first divergence with its cause, and one sentence."""
+"""Where a candidate first goes wrong, and why."""
 
 from __future__ import annotations
 
@@ -6,47 +6,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from precision_planner.diffing.result import LayerDiff, OutputDiff
+from precision_planner.diffing.result import LayerDiff
+from precision_planner.judging.metrics import json_number
 from precision_planner.numerics.formats import BF16, FORMATS, FP16
-from precision_planner.numerics.metrics import json_number
-
-FINE = 1e-2
-"""Largest relative L2 error that 16-bit rounding alone commonly gives a healthy model (FP16: 2e-4 to 4e-3)."""
-
-GARBAGE = 1e-1
-"""From here on the output no longer is an approximation of the reference."""
-
-GARBAGE_FLIPS = 0.1
-"""So large a share of rows with another class is garbage, whatever the norm says."""
 
 HIDDEN = 1e-3
 """Gross damage is followed through values whose relative error is smaller by this factor."""
 
 JUMP = 10.0
 """A node whose result is so many times worse than what it read has done the damage itself."""
-
-
-def grade_of(outputs: Mapping[str, OutputDiff]) -> str:
-    """The grade of the worst output."""
-    grades = ["identical", "fine", "degraded", "garbage", "nonfinite"]
-    worst = 0
-    for output in outputs.values():
-        found = output.metrics
-        flips = found.flipped / found.rows if found.rows else 0.0
-        if found.new_nonfinite:
-            grade = 4
-        elif not found.rel_l2 <= GARBAGE or (flips > GARBAGE_FLIPS and found.flipped > 1 and found.rel_l2 > FINE):
-            grade = 3
-        elif found.rel_l2 > FINE:
-            grade = 2
-        else:
-            grade = 0 if found.max_abs == 0 else 1
-        if output.detections:
-            lost = output.detections["missed"] + output.detections["extra"]
-            share = lost / max(1, output.detections["reference"] + output.detections["candidate"])
-            grade = max(grade, 3 if share > GARBAGE_FLIPS else 2 if share > FINE else 1 if lost else 0)
-        worst = max(worst, grade)
-    return grades[worst]
 
 
 def find_first_divergence(
@@ -91,6 +59,11 @@ def find_first_divergence(
         return _divergence(found, precision, entries, "jump", unseen)
     drifted = next((layer for layer in layers if layer.metrics.rel_l2 > drift and layer.value in reaching), None)
     return None if drifted is None else _divergence(drifted, precision, entries, "drift")
+
+
+def where_told(divergence: Mapping[str, Any] | None) -> str | None:
+    """The first divergence in a few words: the node and the reason."""
+    return None if divergence is None else f"{divergence['node']}: {divergence['reason']}"
 
 
 def _is_gross(layer: LayerDiff) -> bool:
@@ -208,90 +181,6 @@ def _cause(layer: LayerDiff, precision: str, kind: str, unseen: int) -> str:
             "may lie there too"
         )
     return f"relative error {_short(found.rel_l2)}, where what it reads has {_short(layer.inherited)}"
-
-
-def verdict_of(
-    outputs: Mapping[str, OutputDiff],
-    grade: str,
-    failures: Sequence[Mapping[str, Any]],
-    divergence: Mapping[str, Any] | None,
-) -> str:
-    """One sentence: what changed, by how much, where first, and whether it is within tolerance."""
-    parts = _outputs_told(outputs, grade)
-    if divergence is not None:
-        parts.append(f"first wrong at {divergence['node']}: {divergence['reason']}")
-    if failures:
-        worst_failure = failures[0]
-        more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-        parts.append(
-            f"beyond tolerance: {worst_failure['output']} {worst_failure['metric']} "
-            f"{_text(worst_failure['value'])} against {_text(worst_failure['bound'])}{more}"
-        )
-    return "; ".join(parts)
-
-
-def _outputs_told(outputs: Mapping[str, OutputDiff], grade: str) -> list[str]:
-    worst = max(outputs.values(), key=lambda output: math.inf if math.isnan(output.rel_l2) else output.rel_l2)
-    lost = max(outputs.values(), key=lambda output: output.metrics.new_nonfinite)
-    if lost.metrics.new_nonfinite:
-        known = ", the reference's are not" if lost.metrics.nonfinite_reference else ""
-        return [f"{_share(lost.metrics.new_nonfinite, lost)} are NaN or infinite{known}"]
-    both = next((output for output in outputs.values() if output.metrics.nonfinite_reference), None)
-    noted = (
-        []
-        if both is None
-        else [f"{_share(both.metrics.nonfinite_reference, both)} are NaN or infinite in the reference"]
-    )
-    if grade == "identical":
-        if not any(output.metrics.elements for output in outputs.values()):
-            return ["the outputs are empty: nothing was compared"]
-        return ["identical outputs", *noted]
-    sets = [output for output in outputs.values() if output.detections]
-    if sets:
-        return [*_detections_told(max(sets, key=_loss)), *_error_of(worst), *noted]
-    flipped = max(outputs.values(), key=lambda output: output.metrics.flipped)
-    if flipped.metrics.flipped:
-        other = "" if worst is flipped else f" (of '{worst.name}')"
-        return [_flips_told(flipped), f"relative L2 error {worst.rel_l2:.2g}{other}", *noted]
-    return [f"'{worst.name}' off by {worst.sad:.2g} a row (SAD), relative L2 error {worst.rel_l2:.2g}", *noted]
-
-
-def _share(count: int, output: OutputDiff) -> str:
-    return f"{count} of {output.metrics.elements} elements of '{output.name}'"
-
-
-def _flips_told(output: OutputDiff) -> str:
-    found = output.metrics
-    if "float" not in output.dtype:  # each element of class ids, masks and labels is a row of its own
-        return f"{found.flipped} of {found.rows} elements of '{output.name}' changed"
-    noun = "changed class" if len(output.shape) == 2 else "changed their largest element"
-    return f"{found.flipped} of {found.rows} rows of '{output.name}' {noun}"
-
-
-def _loss(output: OutputDiff) -> tuple[int, bool]:
-    """How many detections were not found again; of two outputs the one that knows boxes and scores, not indices."""
-    seen = output.detections or {}
-    return seen["missed"] + seen["extra"], seen["max_score_error"] is not None
-
-
-def _detections_told(output: OutputDiff) -> list[str]:
-    seen = output.detections or {}
-    parts = [f"{seen['matched']} of {seen['reference']} detections of '{output.name}' found again"]
-    if seen["extra"]:
-        parts.append(f"{seen['extra']} new")
-    if seen["max_score_error"] is not None:  # NonMaxSuppression's indices are matched without a look at the boxes
-        parts.append(f"mean IoU {_text(seen['mean_iou'])}")
-        parts.append(f"scores off by at most {_text(seen['max_score_error'])}")
-    return parts
-
-
-def _error_of(worst: OutputDiff) -> list[str]:
-    """What the count of detections does not tell: an output that is wrong all the same."""
-    return [] if worst.rel_l2 <= FINE else [f"relative L2 error {worst.rel_l2:.2g} (of '{worst.name}')"]
-
-
-def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _short(value: float) -> str:
