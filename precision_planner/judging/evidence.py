@@ -5,25 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import onnx
+from onnx import NodeProto
 
 from precision_planner.judging.detections import COLUMNS, Evidence
 from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.model.order import reads, sorted_copy
 from precision_planner.model.types import TypeTable
+from precision_planner.operators import ANYHOW, moves_values, row_of
+from precision_planner.operators.row import Movement
 
-GATHERS = frozenset({"Gather", "GatherElements", "GatherND"})
-"""Operators that pick rows by indices, their second input."""
+LOOKUP: frozenset[Movement] = frozenset({"lookup"})
 
-HOLDERS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Concat"})
-"""Operators whose result holds their inputs' elements, whatever the shape."""
-
-SCORES = frozenset({"Softmax", "LogSoftmax"})
-NO_SCORES = frozenset(
-    {"Tanh", "Conv", "ConvTranspose", "Resize", "Relu", "Clip", "LayerNormalization", "LpNormalization",
-     "InstanceNormalization", "GroupNormalization", "RMSNormalization", "BatchNormalization"}
-)  # fmt: skip
-"""Last operators of embeddings, images and feature maps."""
+NO_SCORES = frozenset({"Tanh", "Resize"})
+"""Last operators of embeddings and images, beside normalizations and convolutions."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +66,9 @@ def find_evidence(model: Model) -> Selection:
             after_top.update(made)
         if is_top:
             indices.update(node.output[1:2])
-        elif read & indices and node.op_type not in GATHERS:
+        elif read & indices and not _looks_up(node):
             indices.update(made)  # shifted, reshaped, expanded: still what is gathered by
-        gathers = node.op_type in GATHERS and len(node.input) > 1 and node.input[1] in indices
+        gathers = _looks_up(node) and node.input[1] in indices
         if gathers or (read & picked and not is_top):
             picked.update(made)
         if _is_joined_four(node, types, fours):
@@ -97,7 +91,7 @@ def find_evidence(model: Model) -> Selection:
     )
 
 
-def _is_joined_four(node: onnx.NodeProto, types: TypeTable, fours: set[str]) -> bool:
+def _is_joined_four(node: NodeProto, types: TypeTable, fours: set[str]) -> bool:
     """Whether a node's result has rows that a row of four numbers was concatenated into."""
     if node.op_type == "Concat":
         kind = types.get(((), node.output[0]))
@@ -105,8 +99,12 @@ def _is_joined_four(node: onnx.NodeProto, types: TypeTable, fours: set[str]) -> 
         rank = None if kind is None or kind.shape is None else len(kind.shape)
         last = axis == -1 or (rank is not None and axis == rank - 1)
         return last and any(_width(types, name) == 4 for name in node.input)
-    moves = node.op_type in HOLDERS or node.op_type in GATHERS
-    return moves and bool(node.input) and node.input[0] in fours
+    return bool(node.input) and node.input[0] in fours and moves_values(node)
+
+
+def _looks_up(node: NodeProto) -> bool:
+    """Whether a node picks rows by its second input, as Gather does."""
+    return moves_values(node, LOOKUP) and len(node.input) > 1
 
 
 def _width(types: TypeTable, name: str) -> int | None:
@@ -132,16 +130,17 @@ def _classes(index: GraphIndex, types: TypeTable, outputs: list[str]) -> dict[st
     for output in outputs:
         node = producers.get(output)
         turned = False
-        while node is not None and node.op_type in HOLDERS and not node.domain and node.input:
+        while node is not None and node.input and moves_values(node, ANYHOW - LOOKUP):
             turned |= node.op_type == "Transpose"
             node = producers.get(node.input[0])
         if node is None or node.domain:
             continue
-        if node.op_type in SCORES:
+        kept = row_of(node)
+        if kept.scores:
             # rows are along the last axis; what has more axes is attention, or a map of classes
             axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
             rank = _rank(types, node.output[0])
             found[output] = not turned and rank in (1, 2, 3) and axis in (-1, rank - 1)
-        elif node.op_type in NO_SCORES:
+        elif kept.product == "convolution" or kept.normalizes or node.op_type in NO_SCORES:
             found[output] = False
     return found
