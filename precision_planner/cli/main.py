@@ -204,6 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PlannerError as error:
         _debug_traceback()
         return _fail(str(error) or type(error).__name__, code=error.exit_code)
+    except MemoryError as error:
+        _debug_traceback()
+        return _fail(
+            f"out of memory ({str(error) or 'no more could be had'}); give smaller --inputs, or a machine with more"
+        )
     except OSError as error:
         # A file that cannot be read or written is the machine's or the user's doing, not a bug.
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:

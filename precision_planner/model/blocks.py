@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from precision_planner.model.inference import infer
 from precision_planner.model.model import Model
 from precision_planner.model.order import reads, sorted_copy
 from precision_planner.model.shared import SharedSession, TensorPool
@@ -279,10 +280,7 @@ def _nbytes(value: Any) -> int:
 
 def containers(proto: onnx.ModelProto) -> set[str]:
     """Values known to be no tensors."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        inferred = proto
+    inferred = infer(proto)
     infos = [*inferred.graph.value_info, *inferred.graph.output]
     found = {info.name for info in infos if from_type_proto(info.type).container != "tensor"}
     for node in proto.graph.node:

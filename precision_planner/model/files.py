@@ -24,6 +24,7 @@ from precision_planner.model.tensors import (
     numpy_dtype,
     set_payload,
 )
+from precision_planner.model.validate import validate
 from precision_planner.writing import (
     atomic_files,
     check_output,
@@ -65,7 +66,14 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, WeightStore]:
 
 
 def read_buffer(view: memoryview, path: Path | None) -> tuple[onnx.ModelProto, WeightStore]:
-    """Parse a serialized model without its weights; `path` says where external data lies (None: nowhere)."""
+    """Parse and check a serialized model, without its weights; `path` says where external data lies (None: nowhere)."""
+    proto, weights = parse_buffer(view, path)
+    validate(proto, weights, str(path or "the given model"))
+    return proto, weights
+
+
+def parse_buffer(view: memoryview, path: Path | None) -> tuple[onnx.ModelProto, WeightStore]:
+    """`read_buffer` without the check of what the model says."""
     builder = WeightStoreBuilder()
 
     def register(piece: wire.Slice) -> str:
@@ -73,14 +81,25 @@ def read_buffer(view: memoryview, path: Path | None) -> tuple[onnx.ModelProto, W
 
     try:
         proto = onnx.ModelProto.FromString(wire.strip(view, register))
-    except (DecodeError, ModelError) as error:
+    except (DecodeError, ModelError, RecursionError) as error:
         raise ModelError(
             f"{path or 'the given model'} is not an ONNX model, or not all of one: {error}; copy or export it again"
         ) from None
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{path or 'the given model'} is not an ONNX model (it has no graph); export it again")
+    _refuse_markers(proto, builder, path)
     _settle_payloads(proto, builder, path)
     return proto, builder.build()
+
+
+def _refuse_markers(proto: onnx.ModelProto, builder: WeightStoreBuilder, path: Path | None) -> None:
+    """A file that holds what only a stripped model holds would read another tensor's bytes as its own."""
+    keys = [key for site in iter_tensors(proto) if (key := marker_key(site.tensor)) is not None]
+    if len(keys) != len(set(keys)) or set(keys) != set(builder.keys()):
+        raise ExternalDataError(
+            f"{path or 'the given model'} names external data '{wire.MARKER_PREFIX}...', which is no file; export the "
+            "model again"
+        )
 
 
 def _settle_payloads(proto: onnx.ModelProto, builder: WeightStoreBuilder, path: Path | None) -> None:

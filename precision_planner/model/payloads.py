@@ -249,6 +249,10 @@ class WeightStoreBuilder:
     def __getitem__(self, key: str) -> Payload:
         return self._payloads[key]
 
+    def keys(self) -> Iterator[str]:
+        """The keys so far."""
+        return iter(self._payloads)
+
     def add(self, payload: Payload) -> str:
         """Store a payload and return its key."""
         key = str(self._next)

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model.index import GraphIndex, Scope
+from precision_planner.model.inference import infer
 from precision_planner.model.model import Model
 from precision_planner.model.order import sorted_copy
 
@@ -79,12 +80,7 @@ def infer_types(model: Model, index: GraphIndex | None = None) -> TypeTable:
       model: any model.
       index: of ``model.proto``, where the caller has one; only its scopes' paths are used.
     """
-    source = sorted_copy(model.proto)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(source, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        # a model whose own annotations contradict each other: what it says itself is all there is
-        inferred = source
+    inferred = infer(sorted_copy(model.proto))
     types: dict[tuple[tuple[str, ...], str], ValueType] = {}
     for scope in GraphIndex(inferred).scopes:
         container = scope.container
@@ -128,5 +124,6 @@ def from_type_proto(proto: onnx.TypeProto) -> ValueType:
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
-        return int(dim.dim_value)
+        # a negative size is how some exporters write an axis that is free
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
     return dim.dim_param or None

@@ -23,6 +23,9 @@ from precision_planner.errors import ModelError
 MARKER_PREFIX = "planner:"
 """What a stripped tensor's external_data location begins with."""
 
+MAX_DEPTH = 100
+"""Messages within messages: protobuf's own limit."""
+
 STRIP_BYTES = 1024
 """Payloads of at least this many bytes are taken out; smaller ones (shapes, scalars, norms' epsilons) stay."""
 
@@ -133,12 +136,14 @@ def strip(buffer: memoryview, register: Callable[[Slice], str], threshold: int =
     Raises:
       ModelError: the bytes are no protobuf message, or end in the middle of one.
     """
-    return b"".join(_strip_message(buffer, 0, len(buffer), "Model", register, threshold))
+    return b"".join(_strip_message(buffer, 0, len(buffer), "Model", register, threshold, 0))
 
 
 def _strip_message(
-    buffer: memoryview, start: int, end: int, kind: str, register: Callable[[Slice], str], threshold: int
+    buffer: memoryview, start: int, end: int, kind: str, register: Callable[[Slice], str], threshold: int, depth: int
 ) -> list[bytes | memoryview]:
+    if depth > MAX_DEPTH:
+        raise ModelError("its graphs are nested deeper than protobuf allows")
     children = _CHILDREN[kind]
     parts: list[bytes | memoryview] = []
     copied = start
@@ -149,7 +154,7 @@ def _strip_message(
         if child == "Tensor":
             inner = _strip_tensor(buffer, content, stop, register, threshold)
         else:
-            inner = _strip_message(buffer, content, stop, child, register, threshold)
+            inner = _strip_message(buffer, content, stop, child, register, threshold, depth + 1)
         if inner is None:
             continue
         parts.append(buffer[copied:tag_start])

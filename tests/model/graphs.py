@@ -60,7 +60,9 @@ def holding(tensor: TensorProto, place: str) -> onnx.ModelProto:
         case "constant":
             graph.node.append(helper.make_node("Constant", [], [tensor.name], value=tensor))
         case "subgraph":
-            body = helper.make_graph([], "body", [], [], initializer=[tensor])
+            held = helper.make_tensor_value_info(tensor.name, tensor.data_type, None)
+            body = helper.make_graph([], "body", [], [held], initializer=[tensor])
+            graph.input.append(helper.make_tensor_value_info("c", TensorProto.BOOL, []))
             graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=body, else_branch=body))
         case "function":
             node = helper.make_node("Constant", [], ["k"], value=tensor)

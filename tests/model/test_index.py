@@ -93,6 +93,7 @@ def test_constants_of_every_kind_through_identity_and_captures(attribute, expect
         helper.make_node("Identity", ["k"], ["k2"]),
         helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body),
     ]
+    nodes.insert(0, helper.make_node("Cast", ["x"], ["c"], to=TensorProto.BOOL))
     model = Model.load(model_of(nodes, {"x": [1]}, ["y"]))
     index = GraphIndex(model.proto)
     found = index.constant(index.by_path["y.then_branch",], "k2", model)
