@@ -21,7 +21,7 @@ from precision_planner.model import GraphIndex, Model
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.numerics import get_format
 from precision_planner.rules import DEFAULT_HEADROOM, Evaluation, Evidence, Finding, evaluate, load_rulebook
-from precision_planner.rules.facts.evidence import DEFAULT_TARGET
+from precision_planner.targets import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     import pandas as pd

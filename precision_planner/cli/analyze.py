@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precision_planner.cli.options import target_option
+
 if TYPE_CHECKING:
     from precision_planner.analysis import Analysis
     from precision_planner.model import Model
@@ -27,7 +29,7 @@ MEASURED_BYTES = 1 << 28
 )
 @click.option("--no-calibrate", is_flag=True, help="Measure no activations.")
 @click.option("--precision", type=click.Choice(["fp16", "bf16"]), default="fp16", show_default=True)
-@click.option("--target", default="tensorrt-11", show_default=True, help="The build that rules may depend on.")
+@target_option("The build that rules may depend on")
 @click.option("--headroom", type=float, default=4.0, show_default=True, help="Closer to the limit than this is near.")
 @click.option("--policy", type=click.Choice(["auto", "rules", "torch-amp"]), default="auto", show_default=True)
 @click.option("--rules", multiple=True, metavar="DIR", help="A folder of further rules.")
@@ -50,12 +52,10 @@ def command(
     from precision_planner.cli.console import check_results, note, progress, stdout_console, write_result
     from precision_planner.cli.main import verbosity
     from precision_planner.model import Model
-    from precision_planner.planning.targets import get_target
     from precision_planner.reporting.analysis_terminal import render_analysis
     from precision_planner.reporting.html import render_html
 
     check_results([json_path, html_path], [model, inputs])
-    get_target(options["target"])
     loaded = Model.load(model)
     with progress(f"analyzing {model}", total=loaded.weight_bytes) as advance:
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precision_planner.cli.options import target_option
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,7 +21,7 @@ _MOST = 30
 @click.argument("recipe", metavar='"trtexec ..."|SCRIPT')
 @click.option("--model", metavar="MODEL", help="The ONNX model, if the recipe does not name it.")
 @click.option("--version", "version_", default="8.6", show_default=True, help="The TensorRT that ran the recipe.")
-@click.option("--target", default="tensorrt-11", show_default=True, help="What to build for now; see planner plan.")
+@target_option("What to build for now")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the migration as JSON; - is stdout, alone.")
 def command(recipe: str, model: str | None, version_: str, target: str, json_path: str | None) -> int:
     r"""Turn a weakly typed recipe into its strongly typed equivalent.
@@ -33,11 +35,12 @@ def command(recipe: str, model: str | None, version_: str, target: str, json_pat
     from precision_planner.emitting.migrate import migrate, read_recipe
     from precision_planner.errors import TargetError
     from precision_planner.model import Model
-    from precision_planner.planning.targets import get_target
+    from precision_planner.targets import get_target, targets_of
 
     chosen = get_target(target)
-    if not chosen.strong or chosen.runtime == "onnxruntime":
-        raise TargetError(f"{target} is no strongly typed TensorRT; migrate to tensorrt-11, -10-strong or -rtx")
+    if not chosen.strong or not chosen.has_builder:
+        others = ", ".join(other.name for other in targets_of(lambda other: other.strong and other.has_builder))
+        raise TargetError(f"{target} is no strongly typed TensorRT; migrate to one of {others}")
     read = read_recipe(recipe)
     path = model or read.model
     loaded = Model.load(Path(path)) if model or (path and Path(path).is_file()) else None

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from precision_planner.targets import DEFAULT_TARGET, TARGETS, get_target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,6 +56,33 @@ _GRAPH_OPTIONS = (
     click.option("--surgery", metavar="FILE.py[:FN]", help="Run a graphsurgeon script first."),
     click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data]."),
 )
+
+
+class TargetName(click.ParamType[str]):
+    """The name of a build target; completion offers every one, with what it is."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name; TargetError with the nearest ones for what is none."""
+        return get_target(str(value)).name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that begin so."""
+        found = (target for target in TARGETS.values() if target.name.startswith(incomplete))
+        return [CompletionItem(target.name, help=target.described) for target in found]
+
+
+def target_option(what: str) -> Callable[[Command], Command]:
+    """--target, said the same way everywhere."""
+    return click.option(
+        "--target",
+        type=TargetName(),
+        metavar="TARGET",
+        default=DEFAULT_TARGET,
+        show_default=True,
+        help=f"{what}: {', '.join(TARGETS)}.",
+    )
 
 
 def graph_options(command: Command) -> Command:

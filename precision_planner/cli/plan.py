@@ -8,15 +8,13 @@ from typing import Any
 
 import click
 
-from precision_planner.cli.options import fusion_kinds, graph_options
+from precision_planner.cli.options import fusion_kinds, graph_options, target_option
 
 
 @click.command("plan")
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", required=True, metavar="DIR", help="The plan folder to write.")
-@click.option(
-    "--target", default="tensorrt-11", show_default=True, help="tensorrt-8.6, -10, -10-strong, -11, -rtx, ..."
-)
+@target_option("What the plan is for")
 @click.option("--precision", type=click.Choice(["fp16", "bf16"]), default="fp16", show_default=True)
 @click.option(
     "--tolerance", multiple=True, metavar="[OUTPUT:]METRIC=VALUE", help="What the prediction must meet; else exit 1."

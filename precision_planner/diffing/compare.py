@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,36 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.diffing.divergence import find_first_divergence, where_told
+from precision_planner.diffing.collect import OwnMetric
+from precision_planner.diffing.detectors import SetMatcher, find_selection
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
 from precision_planner.diffing.layers import MOVERS, LayerComparison
 from precision_planner.diffing.passes import Gathered, Progress, output_pass
-from precision_planner.diffing.result import Diff, LayerDiff
+from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
 from precision_planner.diffing.run import Provider, Runner
 from precision_planner.diffing.sources import Side, open_side
+from precision_planner.diffing.verdict import find_first_divergence, grade_of, verdict_of
 from precision_planner.errors import ConversionError, InputsError, ModelError
-from precision_planner.judging.evidence import Selection, find_evidence
-from precision_planner.judging.judge import Judge, OwnMetric, Tolerance
-from precision_planner.judging.metrics import json_number, max_abs, rel_l2
-from precision_planner.judging.tolerance import (
-    check_detections,
-    check_metrics,
-    check_outputs,
-    guarded,
-    parse_tolerances,
-)
-from precision_planner.judging.ulps import metrics_of
-from precision_planner.judging.verdict import grade_of, sentence_of
 from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs, take_rows
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
+from precision_planner.numerics.metrics import METRICS, json_number, max_abs, rel_l2
+from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.simulation import inline_functions, is_typed_low
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 from precision_planner.simulation.tf32 import Tf32
+from precision_planner.targets import Target, get_target
 
 ROWS_TO_LOOK = 4
 """Rows of each batch that are run again to find the first divergence, where the layers were not asked for."""
@@ -84,9 +78,9 @@ def compare(
       keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
       keep_bf16: nodes that are BF16 then.
       tf32: a simulation takes the operands of products that stay FP32 in TF32, "nearest" (True) or "truncated" (see
-        `precision_planner.simulation.prepare`); None does as a plan's folder says, the worst for a weakly typed one.
-      accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, but in FP16
-        for a weakly typed plan, whose builder may choose such kernels.
+        `precision_planner.simulation.prepare`); None does as a plan's folder says, rounded as its target rounds.
+      accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, for a plan's
+        folder as its target's file says.
       layers: compare the intermediate values; None does so only where the outputs are beyond tolerance or wrong, to
         find the first divergence.
       provider: what runs models that are not simulated.
@@ -103,7 +97,7 @@ def compare(
     """
     step = progress or (lambda _: None)
     tolerances = parse_tolerances(tolerance)
-    own = guarded(metrics)
+    own = dict(metrics or {})
     check_metrics(tolerances, own)
     ref_side, cand_side = open_side(reference), open_side(candidate)
     renamed = {**_fused_by_plan(ref_side, cand_side), **cand_side.names, **(names or {})}
@@ -112,7 +106,9 @@ def compare(
         simulate, semantics = str(cand_side.plan["precision"]), "fused"
         keep_fp32 = (*keep_fp32, *cand_side.kept("fp32"))
         keep_bf16 = (*keep_bf16, *cand_side.kept("bf16"))
-        accumulation = accumulation or "fp16"
+    planned = get_target(str(cand_side.plan["target"])) if cand_side.plan else None
+    if planned is not None and (cand_side.is_weak_plan or _is_typed_low(cand_side)):
+        accumulation = accumulation or planned.sums
     kept = (*keep_fp32, *keep_bf16)
     how = semantics == "fused" or weights is not None or accumulation == "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
@@ -124,15 +120,14 @@ def compare(
             weights=weights,
             keep_fp32=tuple(keep_fp32),
             keep_bf16=tuple(keep_bf16),
-            tf32=_planned_tf32(cand_side) if tf32 is None else tf32,
+            tf32=_planned_tf32(cand_side, planned) if tf32 is None else tf32,
             accumulation=accumulation or "fp32",
         )
         _check_simulated(cand_runner, simulate, bool(kept), how)
-        units = cand_runner.precision if cand_runner.precision in FORMATS else "fp16"
-        selection = Selection() if ref_side.model is None else find_evidence(ref_side.model)
-        check_detections(tolerances, selection.evidence.is_detector)
-        gathered = Gathered(Judge(tolerances, own, selection.evidence, metrics_of(units)))
-        unordered = selection.unordered
+        gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
+        selection = None if ref_side.model is None else find_selection(ref_side.model)
+        gathered.matcher = None if selection is None else SetMatcher(selection)
+        unordered = frozenset[str]() if selection is None else selection.unordered
         can_look = ref_runner.shows_values and cand_runner.shows_values and batches is not None
         looked = LayerComparison(ref_runner, cand_runner, renamed, unordered) if layers and can_look else None
         if looked is not None and looked.covers_outputs:
@@ -144,19 +139,19 @@ def compare(
             cand_runner.release()
             if looked is not None and batches is not None:
                 looked.run(batches, step)
-        judgement = gathered.result()
-        check_outputs(tolerances, judgement.outputs, own)
-        outputs = gathered.outputs(judgement, own)
-        grade = grade_of(judgement)
+        outputs = gathered.results()
+        check_outputs(tolerances, outputs, own)
+        failures = _failures(outputs, tolerances)
+        grade = grade_of(outputs)
         few = None if batches is None else take_rows(batches, input_specs(_model(ref_side)), ROWS_TO_LOOK)
-        if layers is None and can_look and few is not None and (judgement.failures or grade in _WORTH_A_LOOK):
+        if layers is None and can_look and few is not None and (failures or grade in _WORTH_A_LOOK):
             looked = LayerComparison(ref_runner, cand_runner, renamed, unordered)
             looked.run(few, step)
-        if selection.evidence.is_detector and can_look and batches is not None:
+        if selection is not None and can_look and batches is not None:
             chosen = looked or LayerComparison(ref_runner, cand_runner, renamed, unordered)
             before = {name: found.to_dict() for name, found in chosen.measure(selection.before, batches, step).items()}
             outputs = {
-                name: replace(output, before=before) if output.judged.detections else output
+                name: replace(output, detections=output.detections and {**output.detections, "before": before})
                 for name, output in outputs.items()
             }
         found: tuple[LayerDiff, ...] = ()
@@ -176,10 +171,10 @@ def compare(
             graph = graph_diff(ref_side.model, cand_side.model, renamed)
         return Diff(
             outputs=outputs,
-            verdict=sentence_of(judgement, grade, where_told(divergence)),
+            verdict=verdict_of(outputs, grade, failures, divergence),
             grade=grade,
-            passed=judgement.passed,
-            failures=tuple(failure.to_dict() for failure in judgement.failures),
+            passed=not failures and grade != "nonfinite",
+            failures=failures,
             first_divergence=divergence,
             layers=found,
             graph=graph,
@@ -188,13 +183,12 @@ def compare(
             inputs={
                 "source": "none" if batches is None else batches.source,
                 "synthesised": batches is not None and batches.synthesised,
-                "batches": judgement.batches,
+                "batches": gathered.batches,
                 "skipped": gathered.skipped,
             },
             tolerances=tuple(map(str, tolerances)),
             reference_check=check,
             environment=environment(command),
-            judgement=judgement,
             sources=(ref_side, replace(cand_side, names=renamed), inputs),
         )
 
@@ -227,7 +221,7 @@ def _check_simulated(runner: Runner, simulate: str | None, keeps: bool, how: boo
     label, asked = runner.side.label, simulate in FORMATS
     if asked and runner.side.model is None:
         raise ConversionError(f"{label} is no model that could be simulated; leave --simulate out, or give the model")
-    typed = runner.side.model is not None and is_typed_low(runner.side.model)
+    typed = _is_typed_low(runner.side)
     if asked and typed and runner.precision != simulate:
         raise ConversionError(
             f"{label} is typed {runner.precision} already and simulated as it is typed; leave --simulate out, or give "
@@ -245,10 +239,13 @@ def _check_simulated(runner: Runner, simulate: str | None, keeps: bool, how: boo
         )
 
 
-def _planned_tf32(side: Side) -> Tf32:
-    """What a plan's folder says; a weak build's kernels may truncate."""
-    allowed = bool(side.plan.get("build", {}).get("tf32"))
-    return "truncated" if allowed and side.is_weak_plan else allowed
+def _is_typed_low(side: Side) -> bool:
+    return side.model is not None and is_typed_low(side.model)
+
+
+def _planned_tf32(side: Side, target: Target | None) -> Tf32:
+    """What a plan's folder says, as its target rounds."""
+    return target.tf32 if target is not None and side.plan.get("build", {}).get("tf32") else False
 
 
 def _inputs(source: Any, reference: Side, candidate: Side) -> Inputs | None:
@@ -285,6 +282,27 @@ def _readers(side: Side) -> tuple[dict[str, list[str]], list[str], set[str]]:
             found.setdefault(name, []).extend(output for output in node.output if output)
     moved = {name for node in graph.node if node.op_type in MOVERS or node.op_type == "Cast" for name in node.output}
     return found, [value.name for value in graph.output], moved
+
+
+def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]) -> tuple[dict[str, Any], ...]:
+    failures = []
+    for tolerance in tolerances:
+        for name, output in outputs.items():
+            if tolerance.output not in (None, name):
+                continue
+            # a share of rows has a value where others are NaN; a difference with a NaN keeps no tolerance
+            lost = output.metrics.new_nonfinite and tolerance.metric in METRICS
+            value = math.nan if lost else output.get(tolerance.metric)
+            if not tolerance.holds(value):
+                failures.append(
+                    {
+                        "output": name,
+                        "metric": tolerance.metric,
+                        "value": json_number(value),
+                        "bound": json_number(tolerance.bound),
+                    }
+                )
+    return tuple(failures)
 
 
 def _self_check(model: Model, runner: Runner, inputs: Inputs, gathered: Gathered) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from precision_planner.emitting.engine_file import has_gpu, installed_tensorrt
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
-from precision_planner.planning.targets import get_target
 from precision_planner.plans.plan import PrecisionPlan
+from precision_planner.targets import facts_for_scripts, get_target, newest
 from precision_planner.writing import atomic_files, check_output, finish_interrupted, record, scratch_folder
 
 ENGINE = "model.engine"
@@ -79,8 +79,8 @@ def read_plan(folder: Path) -> PrecisionPlan:
         raise PlanError(f"{folder} has no plan.json; give a folder that planner plan wrote")
     missing = [name for name in ("build.py", "model.onnx") if not (folder / name).is_file()]
     plan = PrecisionPlan.from_json(path.read_text("utf-8"))
-    if get_target(plan.target).runtime == "onnxruntime":
-        raise TargetError(f"{folder} is a plan for onnxruntime, which builds no engine; run {folder / 'run.py'}")
+    if not get_target(plan.target).has_builder:
+        raise TargetError(f"{folder} is a plan for {plan.target}, which builds no engine; run {folder / 'run.py'}")
     if missing:
         raise PlanError(f"{folder} lacks {' and '.join(missing)}; run planner plan again")
     return plan
@@ -93,7 +93,7 @@ def choose_tensorrt(plan: PrecisionPlan) -> tuple[str, str]:
       MissingExtraError: none is installed.
       TargetError: the one that is cannot build such a plan.
     """
-    wanted = get_target(plan.target).runtime
+    words, wanted = get_target(plan.target).words, get_target(plan.target).runtime
     here = installed_tensorrt()
     if wanted in here:
         return wanted, ""
@@ -102,18 +102,13 @@ def choose_tensorrt(plan: PrecisionPlan) -> tuple[str, str]:
             f"this plan is for {plan.target}, and {wanted} is not installed: built with {here[0]}, which proves the "
             "types; build it again where it will run"
         )
-    extra = "rtx" if wanted == "tensorrt_rtx" else "tensorrt"
     only = " (TensorRT-RTX, which is installed, builds no weakly typed plan)" if here else ""
-    package = (
-        'pip install "tensorrt==8.6.*"'
-        if plan.target == "tensorrt-8.6"
-        else f'pip install "precision-planner[{extra}]"'
-    )
+    package = f'pip install "{words.package}"' if words.package else f'pip install "precision-planner[{words.extra}]"'
     raise MissingExtraError(
         f"building a plan for {plan.target} needs {wanted}, which is not installed{only}; run: {package}, or copy the "
         "folder to the device and run its build.py",
         package=wanted,
-        extra=extra,
+        extra=words.extra,
     )
 
 
@@ -143,10 +138,11 @@ def run_build(
     folder = folder.resolve()
     plan = read_plan(folder)
     module, note = choose_tensorrt(plan)
+    rtx = newest(lambda target: target.is_rtx)
     if module == "tensorrt" and not has_gpu():
         raise EngineError(
             f"TensorRT's builder needs a GPU and this machine has none: copy {folder.name} to the device and run "
-            "python3 build.py there (a plan for tensorrt-rtx builds without a GPU)"
+            f"python3 build.py there (a plan for {rtx.name} builds without a GPU)"
         )
     rest, overrides, given = apply_arguments(arguments)
     engine = Path(given["output"]) if "output" in given else output or folder / ENGINE
@@ -154,10 +150,11 @@ def run_build(
     kept = frozenset(folder.glob("*")) - {folder / ENGINE}
     check_output(engine, force=force, protect=kept, own=_is_own(folder, engine))
     environment = dict(os.environ)
-    if module == "tensorrt_rtx":
+    if module == rtx.runtime:
         environment["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"
-        if plan.target != "tensorrt-rtx":
-            overrides["target"] = "tensorrt-rtx"
+        if not get_target(plan.target).is_rtx:
+            overrides["target"] = rtx.name
+            overrides["target_facts"] = facts_for_scripts(rtx)
         wanted = capabilities or given.get("capabilities") or plan.build.get("compute_capabilities")
         if not wanted and not has_gpu():
             wanted, note = DEFAULT_CAPABILITY, f"{note}; built for {DEFAULT_CAPABILITY}".lstrip("; ")

@@ -14,19 +14,18 @@ from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.model import Model
 from precision_planner.model.arrays import write_npz
-from precision_planner.planning.targets import get_target
 from precision_planner.plans.plan import PrecisionPlan
+from precision_planner.targets import get_target
 from precision_planner.writing import FolderWriter, identity, made_files
 
 MAIN = "plan.json"
 """The file that makes a folder a plan's; while it is missing, the folder is none."""
 
 _SCRIPTS = {
-    "onnxruntime": ("run.py", "verify.py"),
-    "tensorrt": ("build.py", "diagnose.py", "engine_types.py", "verify.py"),
-    "tensorrt_rtx": ("build.py", "diagnose.py", "engine_types.py", "verify.py"),
+    False: ("run.py", "verify.py"),
+    True: ("build.py", "diagnose.py", "engine_types.py", "verify.py"),
 }
-"""Runtime of a target -> the scripts of its folder."""
+"""Whether the target has a builder -> the scripts of its folder."""
 _RUN = ("build.py", "run.py", "verify.py")
 
 
@@ -79,7 +78,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
 def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase]) -> None:
     model.save(folder / "model.onnx")
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
-    for name in _SCRIPTS[get_target(plan.target).runtime]:
+    for name in _SCRIPTS[get_target(plan.target).has_builder]:
         source = resources.files("precision_planner.emitting").joinpath("templates", name)
         (folder / name).write_text(source.read_text("utf-8"), encoding="utf-8")
         if name in _RUN:
@@ -100,9 +99,9 @@ def folder_readme(plan: PrecisionPlan) -> str:
     text = resources.files("precision_planner.emitting").joinpath("templates", "README.md.jinja").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters["number"] = _number
-    runtime = get_target(plan.target).runtime
-    command, notes = ("", ()) if runtime == "onnxruntime" else trtexec_command(plan)
-    values = {"plan": plan, "counts": plan.counts, "command": command, "notes": notes, "runtime": runtime}
+    target = get_target(plan.target)
+    command, notes = trtexec_command(plan) if target.has_builder else ("", ())
+    values = {"plan": plan, "counts": plan.counts, "command": command, "notes": notes, "target": target}
     return environment.from_string(text).render(values) + "\n"
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from precision_planner.plans.plan import PrecisionPlan, Profile
+from precision_planner.targets import get_target
 
 
 def trtexec_command(plan: PrecisionPlan) -> tuple[str, tuple[str, ...]]:
@@ -19,8 +20,8 @@ def trtexec_command(plan: PrecisionPlan) -> tuple[str, tuple[str, ...]]:
       (the command line, notes).
     """
     notes: list[str] = []
-    program = "tensorrt_rtx" if plan.target == "tensorrt-rtx" else "trtexec"
-    words = [program, "--onnx=model.onnx", "--saveEngine=model.engine"]
+    spoken = get_target(plan.target).words
+    words = [spoken.program, "--onnx=model.onnx", "--saveEngine=model.engine"]
     words += profile_flags(plan.profiles)
     if not plan.build.get("tf32", False):
         words.append("--noTF32")
@@ -33,14 +34,13 @@ def trtexec_command(plan: PrecisionPlan) -> tuple[str, tuple[str, ...]]:
     level = plan.build.get("hardware_compatible")
     if level:
         words.append(f"--hardwareCompatibilityLevel={'ampere+' if level is True else level}")
-    if plan.build.get("timing_cache") and plan.target != "tensorrt-rtx":
+    if plan.build.get("timing_cache") and spoken.timing_cache:
         words.append(f"--timingCacheFile={plan.build['timing_cache']}")
     words += [f"--staticPlugins={library}" for library in plan.build.get("plugins") or ()]
     # so that planner inspect sees types and not only names
     words.append("--profilingVerbosity=detailed")
     if plan.typing == "strong":
-        if plan.target == "tensorrt-10-strong":
-            words.append("--stronglyTyped")
+        words += spoken.strong
         notes.append("The precision is in the types of model.onnx: never add --fp16, --bf16 or --best to it.")
         return shlex.join(words), tuple(notes)
     kept = {entry.precision for entry in plan.constraints} - {"fp32"}

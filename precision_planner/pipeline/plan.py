@@ -12,11 +12,11 @@ from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
 from precision_planner.errors import ModelError, PlanError, TargetError
-from precision_planner.judging.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
+from precision_planner.numerics.tolerance import check_metrics, check_outputs, parse_tolerances
 from precision_planner.pipeline.searching import SearchRequest, search_choice
 from precision_planner.pipeline.weak import (
     constrained_nodes,
@@ -27,18 +27,14 @@ from precision_planner.pipeline.weak import (
     weak_model,
     with_norms,
 )
-from precision_planner.planning import (
-    DEFAULT_TARGET,
-    PlannedNode,
-    PrecisionPlan,
-    Target,
-    get_target,
-)
+from precision_planner.planning import PlannedNode, PrecisionPlan
 from precision_planner.planning.decide import decide
 from precision_planner.planning.profiles import Shapes, make_profiles
 from precision_planner.planning.search import Clock, OwnMetric, parse_budget
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.surgery import run_surgery
+from precision_planner.simulation.typed import is_typed_low
+from precision_planner.targets import DEFAULT_TARGET, Target, get_target, newest
 from precision_planner.transforms.constant_rank import give_consumers_rank
 
 RESCALE = "rescale_stream"
@@ -143,7 +139,7 @@ def plan(
 
     Args:
       source: a path, a ModelProto or a `Model`.
-      target: see `precision_planner.planning.TARGETS`.
+      target: see `precision_planner.targets.TARGETS`.
       precision: "fp16" or "bf16".
       inputs: as `planner --inputs`, arrays by name, or None: synthesized.
       tolerance: {"sad": 1e-3}, or the command's ``[OUTPUT:]METRIC=VALUE`` strings.
@@ -204,7 +200,7 @@ def plan(
     searching = bool(bounds) and policy == "auto" and calibrate
     settings = {name: value for name, value in (build or {}).items() if value is not None}
     # where a tolerance decides, TF32 is one more way to meet it, and simulated like the others
-    tf32 = settings.setdefault("tf32", searching and chosen.runtime != "onnxruntime")
+    tf32 = settings.setdefault("tf32", searching and chosen.has_builder)
     if searching and model.proto.functions:
         model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
     data = load_inputs(inputs, model)
@@ -253,7 +249,7 @@ def plan(
         constrained, mixed = constrained_nodes(result, built, hold_low=hold_low)
         searched = None if found is None else found.data
         gain = searched is not None and not used.ended and left_to_gain(searched)
-        if target == "tensorrt-8.6" and fuse and layernorms(built) > layernorms(model) and (mixed or gain):
+        if not chosen.norm_beside_fp32 and fuse and layernorms(built) > layernorms(model) and (mixed or gain):
             decomposed = again(fuse=(), keep_as="island", keep_fp32=with_norms(options))
             if mixed or (decomposed.passed and is_cheaper(decomposed.plan.search, searched)):
                 return decomposed
@@ -313,9 +309,10 @@ def _rescaled(repairs: Sequence[Mapping[str, Any]]) -> bool:
 def _check_target(target: Target, precision: str, options: Mapping[str, Any]) -> None:
     if precision not in ("fp16", "bf16"):
         raise TargetError(f"a plan is for fp16 or bf16, not {precision!r}; planner rewrite --precision fp32 only fuses")
-    if precision == "bf16" and target.bf16_opset is None:
-        raise TargetError(f"{target.name} has no BF16; plan for fp16, or for tensorrt-10 and newer")
-    if options.get("keep_bf16") and target.bf16_opset is None:
+    if precision == "bf16" and not target.has_bf16:
+        with_bf16 = newest(lambda other: other.has_bf16).name
+        raise TargetError(f"{target.name} has no BF16; plan for fp16, or for {with_bf16} and others that have it")
+    if options.get("keep_bf16") and not target.has_bf16:
         raise TargetError(f"{target.name} has no BF16, so --keep-bf16 cannot be kept; use --keep-fp32")
     if options.get("io_types", "keep") != "keep" and not target.strong:
         raise TargetError(f"{target.name} is weakly typed: --io-types is for strongly typed targets")
@@ -332,9 +329,9 @@ def _predict(
 ) -> Diff:
     """The difference between the FP32 model and what the build will compute, by simulation.
 
-    A typed graph is simulated as ONNX defines it. A weak build may round anywhere it likes: the simulation takes the
-    worst it is allowed to do, chains of pointwise operators kept inside a kernel, weights saturated, products added up
-    in FP16, operands in TF32 truncated where kernels do so.
+    A typed graph is simulated as ONNX defines it, but for what products add up in and how TF32 rounds: that is the
+    target's. A weak build may round anywhere it likes: the simulation takes the worst it is allowed to do, chains of
+    pointwise operators kept inside a kernel and weights saturated.
     """
     assert result.assignment is not None
     if target.strong:
@@ -345,7 +342,8 @@ def _predict(
             tolerance=bounds,
             metrics=metrics,
             names=result.report["names"],
-            tf32=tf32,
+            tf32=tf32 and target.tf32,
+            accumulation=target.sums if is_typed_low(result.typed) else None,
             layers=False,
         )
     return compare(
@@ -356,7 +354,7 @@ def _predict(
         semantics="fused",
         keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
         keep_bf16=[node.node for node in result.assignment.nodes.values() if node.compute == "bf16"],
-        accumulation=target.accumulation,
+        accumulation=target.sums,
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],

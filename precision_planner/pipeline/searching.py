@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from precision_planner.judging.judge import Tolerance
-from precision_planner.judging.tolerance import tightened
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
-from precision_planner.planning import Target
+from precision_planner.numerics.metrics import HIGHER_IS_BETTER
+from precision_planner.numerics.tolerance import Tolerance
 from precision_planner.planning.decide import Choice
 from precision_planner.planning.search import (
     DEFAULT_BUDGET,
@@ -23,6 +22,7 @@ from precision_planner.planning.search import (
     find_plan,
 )
 from precision_planner.rewriting import rewrite
+from precision_planner.targets import Target
 from precision_planner.typing import Decision
 
 __all__ = ["SearchRequest", "search_choice"]
@@ -83,11 +83,11 @@ def search_choice(
     setting = Setting(
         first.assignment.options,
         "strong" if target.strong else "weak",
-        tuple(tightened(bound, target.margin) for bound in bounds),
+        tuple(_tightened(bound, target.margin) for bound in bounds),
         dict(request.metrics),
         "inf" if options.get("weights") == "ieee" else "saturate",
         tf32 and target.tf32,
-        target.accumulation,
+        target.sums,
     )
     report = find_plan(
         first.fused,
@@ -118,22 +118,26 @@ def _of_the_unfused(decisions: Mapping[NodeId, Decision], model: Model, fused: M
     return {node: decision for node, decision in decisions.items() if index.find(node) is not None}
 
 
+def _tightened(bound: Tolerance, margin: float) -> Tolerance:
+    """A bound that a prediction must keep for the result to keep the one given."""
+    if bound.metric in HIGHER_IS_BETTER:
+        return replace(bound, bound=1.0 - (1.0 - bound.bound) / margin)
+    return replace(bound, bound=bound.bound - abs(bound.bound) * (1.0 - 1.0 / margin))
+
+
 def _may_raise(target: Target, made_up: bool) -> Callable[[GraphIndex, Region], bool]:
     """What can be put into FP32: for the target, and never a product on the word of made-up data alone."""
 
     def may(index: GraphIndex, region: Region) -> bool:
         if made_up and region.kind == "gemm":
             return False
-        return target.name != "tensorrt-8.6" or _raisable_on_86(index, region)
+        return target.norm_beside_fp32 or _is_beside_no_norm(index, region)
 
     return may
 
 
-def _raisable_on_86(index: GraphIndex, region: Region) -> bool:
-    """Whether TensorRT 8.6 still compiles FP16 kernels around a region in FP32.
-
-    It does not where a LayerNormalization reads or is FP32; see `docs/build.md`.
-    """
+def _is_beside_no_norm(index: GraphIndex, region: Region) -> bool:
+    """Whether no node of a region is a LayerNormalization or read by one; see `Target.norm_beside_fp32`."""
     for identity in region.nodes:
         found = index.find(identity)
         if found is None:

@@ -1,7 +1,7 @@
 """Decisions about precision: the plan, its targets, selectors and policies."""
 
-from precision_planner.planning.targets import DEFAULT_TARGET, TARGETS, Target, get_target
 from precision_planner.plans.plan import Constraint, PlannedNode, PrecisionPlan, Profile, plan_schema
+from precision_planner.targets import DEFAULT_TARGET, TARGETS, Target, get_target
 
 __all__ = [
     "DEFAULT_TARGET",

@@ -11,6 +11,7 @@ from typing import Any
 
 from precision_planner._above import report_html
 from precision_planner.errors import PlanError
+from precision_planner.targets import facts_for_scripts, get_target
 
 SCHEMA_VERSION = 1
 
@@ -135,7 +136,7 @@ class PrecisionPlan:
         Kept products and the Casts around them may cost more than 16 bits save elsewhere.
         """
         here, throughout = (self.search.get(name, 0.0) for name in ("cost_us", "tf32_us"))
-        if not self.target.startswith("tensorrt") or not self.kept or not 0.0 < throughout <= here:
+        if not get_target(self.target).has_builder or not self.kept or not 0.0 < throughout <= here:
             return ""
         return (
             "by the search's estimate this plan is no faster than FP32 with TF32 throughout: build the original model "
@@ -145,7 +146,8 @@ class PrecisionPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON data; keys as in the published schema, order fixed."""
         data = _plain(asdict(self))
-        return {"schema_version": SCHEMA_VERSION, "kind": "precision_plan", **data}
+        facts = facts_for_scripts(get_target(self.target))
+        return {"schema_version": SCHEMA_VERSION, "kind": "precision_plan", **data, "target_facts": facts}
 
     def _repr_html_(self) -> str:
         counts = ", ".join(f"{count} nodes in {name.upper()}" for name, count in self.counts.items() if name)

@@ -16,6 +16,7 @@ from precision_planner.errors import EngineError
 from precision_planner.model import GraphIndex, Model
 from precision_planner.model.index import first_output
 from precision_planner.plans.plan import Profile
+from precision_planner.targets import DEFAULT_TARGET, get_target
 
 _QUANTIZED = frozenset({"int8", "fp8", "int4"})
 
@@ -89,7 +90,7 @@ class Migration:
 
 
 def migrate(
-    recipe: Recipe, model: Model | None = None, *, version: str = "8.6", target: str = "tensorrt-11", path: str = ""
+    recipe: Recipe, model: Model | None = None, *, version: str = "8.6", target: str = DEFAULT_TARGET, path: str = ""
 ) -> Migration:
     """Translate a recipe.
 
@@ -334,8 +335,8 @@ def _named(outcome: ConstraintOutcome) -> tuple[str, ...]:
 
 def _build_command(recipe: Recipe, model: str, target: str) -> str:
     engine = recipe.engine or "model.engine"
-    program = "tensorrt_rtx" if target == "tensorrt-rtx" else "trtexec"
-    words = [program, f"--onnx={model}", f"--saveEngine={engine}"]
+    spoken = get_target(target).words
+    words = [spoken.program, f"--onnx={model}", f"--saveEngine={engine}"]
     words += profile_flags({name: Profile(s["min"], s["opt"], s["max"]) for name, s in recipe.profiles.items()})
     settings = recipe.settings
     if not recipe.tf32:
@@ -349,11 +350,10 @@ def _build_command(recipe: Recipe, model: str, target: str) -> str:
     if settings.get("hardware_compatible"):
         level = settings["hardware_compatible"]
         words.append(f"--hardwareCompatibilityLevel={'ampere+' if level is True else level}")
-    if settings.get("timing_cache"):
+    if settings.get("timing_cache") and spoken.timing_cache:
         words.append(f"--timingCacheFile={settings['timing_cache']}")
     words += [f"--staticPlugins={library}" for library in settings.get("plugins", ())]
-    if target == "tensorrt-10-strong":
-        words.append("--stronglyTyped")
+    words += spoken.strong
     return shlex.join(words)
 
 

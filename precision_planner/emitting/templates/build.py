@@ -38,12 +38,12 @@ def read_plan():
 
 
 PLAN = read_plan()
-if PLAN["target"] == "tensorrt-rtx":
+if PLAN["target_facts"]["runtime"] == "tensorrt_rtx":
     os.environ.setdefault("POLYGRAPHY_USE_TENSORRT_RTX", "1")
 
 
 def is_rtx():
-    return PLAN["target"] == "tensorrt-rtx"
+    return PLAN["target_facts"]["runtime"] == "tensorrt_rtx"
 
 
 def tensorrt():
@@ -81,23 +81,24 @@ def check_version():
     trt = tensorrt()
     installed = "TensorRT-RTX" if trt.__name__.startswith("tensorrt_rtx") else "TensorRT"
     major = int(trt.__version__.split(".")[0])
-    weak = PLAN["typing"] == "weak"
-    if PLAN["target"] == "onnxruntime":
+    instead = PLAN["target_facts"]["instead"]
+    if not PLAN["target_facts"]["has_builder"]:
         raise SystemExit("build.py: this plan is for onnxruntime, which builds no engine: use run.py and verify.py")
     if is_rtx() != (installed == "TensorRT-RTX"):
         raise SystemExit(
             "build.py: this plan is for %s, but %s is what is used here: plan again with --target %s"
-            % (PLAN["target"], installed, "tensorrt-11" if is_rtx() else "tensorrt-rtx")
+            % (PLAN["target"], installed, instead["tensorrt" if is_rtx() else "tensorrt_rtx"])
         )
-    if weak and major >= 11:
+    if PLAN["typing"] == "weak" and major >= 11:
         raise SystemExit(
             "build.py: this plan is weakly typed, which TensorRT %d no longer builds: "
-            "plan again with --target tensorrt-11" % major
+            "plan again with --target %s" % (major, instead["tensorrt"])
         )
-    if not weak and not is_rtx() and major < 10:
+    if PLAN["typing"] == "strong" and not is_rtx() and major < 10:
+        weak = instead["weak"].get(str(major)) or sorted(instead["weak"].values())[-1]
         raise SystemExit(
             "build.py: this plan is strongly typed, which TensorRT %d does not build: "
-            "plan again with --target tensorrt-8.6" % major
+            "plan again with --target %s" % (major, weak)
         )
 
 
@@ -361,7 +362,7 @@ def load_network():
 def _timing_cache():
     """The timing cache's path; None without one (TensorRT-RTX builds in seconds and times nothing)."""
     cache = PLAN["build"].get("timing_cache", "timing.cache")
-    return None if is_rtx() or not cache else os.path.join(HERE, cache)
+    return None if not PLAN["target_facts"]["timing_cache"] or not cache else os.path.join(HERE, cache)
 
 
 def load_config(builder, network, low=True):

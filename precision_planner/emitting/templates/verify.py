@@ -23,7 +23,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 HERE = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(HERE, "plan.json"), encoding="utf-8") as _file:
     PLAN = json.load(_file)
-if PLAN["target"] == "tensorrt-rtx":
+if PLAN["target_facts"]["runtime"] == "tensorrt_rtx":
     os.environ.setdefault("POLYGRAPHY_USE_TENSORRT_RTX", "1")
 
 import numpy as np  # noqa: E402
@@ -168,7 +168,8 @@ def main():
     parser.add_argument("--builds", type=int, default=16, help="the most engines --diagnose may build (%(default)s)")
     parser.add_argument("--json", help="write the metrics to this file")
     arguments = parser.parse_args()
-    if PLAN["target"] == "onnxruntime":
+    has_builder = PLAN["target_facts"]["has_builder"]
+    if not has_builder:
         import run
 
         session = run.load_session()
@@ -184,7 +185,7 @@ def main():
             json.dump(data, file, indent=1)
     if not failed(found):
         return 0
-    if arguments.diagnose and PLAN["target"] != "onnxruntime":
+    if arguments.diagnose and has_builder:
         import diagnose
 
         print(diagnose.diagnose(arguments.fp32_model, arguments.builds))

@@ -22,8 +22,8 @@ from precision_planner.planning.search.result import SearchReport, report_search
 from precision_planner.planning.search.search import search
 from precision_planner.planning.search.states import Space, region_of
 from precision_planner.planning.search.workers import open_workers
-from precision_planner.planning.targets import Target
-from precision_planner.rules.engine.alternatives import runs_in_bf16
+from precision_planner.rules.alternatives import runs_in_bf16
+from precision_planner.targets import Target
 
 __all__ = ["SearchOptions", "find_plan"]
 
@@ -78,11 +78,11 @@ def find_plan(
         regions = find_regions(evaluator.runner.model, index, evaluator.types, evaluator.assign(base))
         space = Space(
             regions,
-            plan_costs(index, regions, shapes, CostModel(bool(setting.tf32), target.fused_attention)),
+            plan_costs(index, regions, shapes, CostModel(bool(setting.tf32), target.attention.fused)),
             base,
             fixed,
             lambda region: chosen.may_raise(index, region),
-            lambda region: target.bf16_opset is not None and _all_in_bf16(index, region),
+            lambda region: target.has_bf16 and _all_in_bf16(index, region),
             lambda decisions: atoms_of(
                 evaluator.rounding(decisions),
                 index,
@@ -99,7 +99,7 @@ def find_plan(
 
         with open_workers(evaluator, batches, screen, jobs=chosen.jobs, scheduler=chosen.scheduler) as ask:
             found = search(space, ask, chosen.clock, find_overflow=find_overflow, progress=chosen.progress)
-        everything = plan_costs(index, regions, shapes, CostModel(True, target.fused_attention))
+        everything = plan_costs(index, regions, shapes, CostModel(True, target.attention.fused))
         return report_search(space, found, everything.total(frozenset(range(len(regions)))))
 
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from precision_planner.judging.judge import Judgement
 from precision_planner.planning.search.budget import Clock, Stopped
 from precision_planner.planning.search.contributions import Contributions, measure_contributions
 from precision_planner.planning.search.evaluate import Decisions, Question
+from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.order import Cover
 from precision_planner.planning.search.states import Space, State
 

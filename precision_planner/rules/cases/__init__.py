@@ -1,0 +1,1 @@
+"""A rule's cases: the graphs, the inputs, and running them."""

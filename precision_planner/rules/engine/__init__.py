@@ -1,1 +1,0 @@
-"""Asking the rules about a model, and proving the rules by their own cases."""
