@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class _Parts:
     constants: int = 0
     near: str = ""
     unknown: str = ""
+    put_back: list[str] = field(default_factory=list)
+    """Reshapes and Expands that give the variance the axes back which its means have lost, outermost first."""
     related: bool = False
     """Whether any part is a mean of something: otherwise the root has nothing to do with a normalization."""
 
@@ -33,7 +35,7 @@ def spread(terms: Terms, value: str) -> Spread | Near | None:
     """Recognise variance + eps (see the module); a Near names what differs."""
     nodes: set[int] = set()
     parts = _Parts()
-    for sign, term in _leaves(terms, value, nodes):
+    for sign, term in _leaves(terms, value, parts, nodes):
         _classify(terms, sign, term, parts, nodes)
     if not parts.related:
         return None
@@ -47,6 +49,12 @@ def spread(terms: Terms, value: str) -> Spread | Near | None:
     if len(parts.squares) > 1 or len(parts.means) > 1:
         return Near(f"the root is over {len(parts.squares)} means of squares", found)
     base, mean = parts.squares[0]
+    if any(inner.kept != mean.kept for inner, _ in parts.means):
+        return Near("one mean keeps its axes, the other does not", found)
+    whole = _with_axes(terms, mean, parts, nodes)
+    if isinstance(whole, Near):
+        return Near(whole.reason, found | whole.nodes)
+    mean = whole
     checked = _of_x(terms, base, mean, parts)
     if isinstance(checked, Near):
         return Near(checked.reason, found | checked.nodes)
@@ -60,21 +68,56 @@ def spread(terms: Terms, value: str) -> Spread | Near | None:
     return Spread(kind, x, mean.axes, epsilon, center.mean if center else None, frozenset(nodes))
 
 
-def _leaves(terms: Terms, value: str, nodes: set[int]) -> list[tuple[int, str]]:
-    """The summands of the root's argument; a clamp of the variance at 0 changes nothing and is seen through."""
+def _leaves(terms: Terms, value: str, parts: _Parts, nodes: set[int]) -> list[tuple[int, str]]:
+    """The summands of the root's argument.
+
+    A clamp of the variance at 0 changes nothing and is seen through; so are an Unsqueeze, Reshape and Expand around it,
+    which are remembered: they have to be what gives the variance its axes back.
+    """
     out: list[tuple[int, str]] = []
     summands, used = terms.summands(value)
     nodes |= used
     for sign, term in summands:
-        inner = _unclamped(terms, term) if sign == 1 else None
-        if inner is None:
+        inner, seen = term, False
+        while sign == 1:
+            within = _unclamped(terms, inner)
+            if within is None and not isinstance(terms.mean_square(inner), tuple):
+                within = _reshaped(terms, inner)
+                if within is not None:
+                    parts.put_back.append(terms.view.root(inner))
+            if within is None:
+                break
+            nodes |= {terms.view.position(terms.view.root(inner)), *terms.view.path(inner)}
+            inner, seen = within, True
+        if not seen:
             out.append((sign, term))
         else:
-            nodes |= {terms.view.position(terms.view.root(term)), *terms.view.path(term)}
             more, used = terms.summands(inner)
             nodes |= used
             out += more
     return out
+
+
+def _reshaped(terms: Terms, value: str, depth: int = 3) -> str | None:
+    """What an Unsqueeze, Reshape or Expand takes, where a variance is in it, at most `depth` of them deep."""
+    node = terms.view.node(terms.view.root(value))
+    if depth == 0 or node is None or node.op_type not in ("Unsqueeze", "Reshape", "Expand"):
+        return None
+    inner = node.input[0]
+    about = _unclamped(terms, inner) is not None or _has_mean(terms, inner) or _reshaped(terms, inner, depth - 1)
+    return inner if about else None
+
+
+def _with_axes(terms: Terms, mean: Mean, parts: _Parts, nodes: set[int]) -> Mean | Near:
+    """The variance's mean with its axes put back by what stands around it, or what is wrong with them."""
+    for value in reversed(parts.put_back):
+        used = terms.put_back(value, mean)
+        if used is None:
+            name = terms.view.name(terms.view.position(value))
+            return Near(f"{name} does not give the variance its axes back", frozenset(nodes))
+        nodes |= used
+        mean = replace(mean, kept=True)
+    return mean if mean.kept else terms.without_axes(mean)
 
 
 def _unclamped(terms: Terms, value: str) -> str | None:

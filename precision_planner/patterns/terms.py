@@ -6,7 +6,7 @@ Each recogniser returns the term with the nodes it used, a `Near` that says what
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -29,12 +29,13 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean of `source` over `axes`, the axes kept."""
+    """The mean of `source` over `axes`; `kept`: the axes are there with size 1 (kept, or put back by a Reshape)."""
 
     source: str
     axes: tuple[int, ...]
     nodes: Nodes
     node: int
+    kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Terms:
             self._means[root] = self._mean(root)
         found, path = self._means[root], self.view.path(value)
         if isinstance(found, Mean) and path:
-            return Mean(found.source, found.axes, found.nodes | set(path), found.node)
+            return replace(found, nodes=found.nodes | set(path))
         return found
 
     def _mean(self, value: str) -> Mean | Near | None:
@@ -96,9 +97,11 @@ class Terms:
         if isinstance(reduced, Near):
             return reduced
         source, axes, keepdims, nodes, node = reduced
-        if not keepdims:
-            return Near(f"keepdims is 0 in {self.view.name(node)}", nodes)
-        return Mean(source, axes, nodes, node)
+        return Mean(source, axes, nodes, node, keepdims)
+
+    def without_axes(self, mean: Mean) -> Near:
+        """What to say of a mean whose axes are gone where they are needed."""
+        return Near(f"keepdims is 0 in {self.view.name(mean.node)}", mean.nodes)
 
     def _reduced(self, value: str, what: str) -> tuple[str, tuple[int, ...], bool, Nodes, int] | Near | None:
         """A mean of `source` ('Mean') or of its square by ReduceSumSquare ('MeanSquare')."""
@@ -130,10 +133,86 @@ class Terms:
                 if keepdims or restored != axes:
                     return None
                 return source, axes, True, nodes | path | {at}, reduce
+            case "Reshape" | "Expand":
+                inner = self._reduced(node.input[0], what)
+                if not isinstance(inner, tuple):
+                    return inner
+                source, axes, keepdims, nodes, reduce = inner
+                used = self.put_back(value, Mean(source, axes, nodes, reduce, keepdims))
+                return None if used is None else (source, axes, True, nodes | path | used, reduce)
             case "Div" | "Mul":
                 return self._counted(node, at, path, what)
             case _:
                 return None
+
+    def put_back(self, value: str, mean: Mean) -> Nodes | None:
+        """The nodes that give a reduced value its axes back (Unsqueeze, Reshape) or repeat it as x has it (Expand).
+
+        The Reshape's shape is that of the reduced value with a 1 for each reduced axis, by known shapes or written as
+        Concat(Shape(reduced), 1), as jax2tf and tf2onnx do; the Expand's is the same shape again, or Shape(x).
+
+        Args:
+          value: the output of the Unsqueeze, Reshape or Expand.
+          mean: what is in it: its source and axes, and whether they are kept so far.
+
+        Returns:
+          The positions used; None where neither is proven.
+        """
+        view, node = self.view, self.view.node(value)
+        if node is None:
+            return None
+        own = frozenset({view.position(value)})
+        if node.op_type == "Unsqueeze" and not mean.kept:
+            return own if _unsqueeze_axes(view, node, mean.source) == mean.axes else None
+        if node.op_type == "Expand" and mean.kept:
+            inner, shape_of = view.node(view.root(node.input[0])), view.node(node.input[1])
+            if inner is not None and inner.op_type == "Reshape" and view.same(inner.input[1], node.input[1]):
+                return own
+            whole = shape_of is not None and shape_of.op_type == "Shape" and not shape_of.attribute
+            base = self._base(mean.source)
+            if whole and shape_of is not None and view.same(shape_of.input[0], base):
+                return own | {view.position(node.input[1])}
+            return None
+        if node.op_type != "Reshape" or mean.kept:
+            return None
+        written = self._size_with_ones(node, mean)
+        if self._sizes_with_ones(mean) == view.shape(value) is not None:
+            return own | (written or _NONE)
+        return None if written is None else own | written
+
+    def _sizes_with_ones(self, mean: Mean) -> tuple[int | str | None, ...] | None:
+        """The sizes of the source with 1 for each axis of the mean; None where one of them is unknown."""
+        wanted = self.view.shape(mean.source)
+        if wanted is None:
+            return None
+        ones = {axis % len(wanted) for axis in mean.axes}
+        sizes = tuple(1 if axis in ones else size for axis, size in enumerate(wanted))
+        return None if None in sizes else sizes
+
+    def _size_with_ones(self, reshape: onnx.NodeProto, mean: Mean) -> Nodes | None:
+        """The nodes that write a Reshape's shape as Concat(Shape(reduced), 1); None where it is not written so."""
+        view = self.view
+        joined = view.node(reshape.input[1])
+        if joined is None or joined.op_type != "Concat" or mean.axes != tuple(range(1 - len(joined.input), 0)):
+            return None
+        shape_of, behind = view.node(joined.input[0]), [view.constant(name) for name in joined.input[1:]]
+        if shape_of is None or shape_of.op_type != "Shape" or shape_of.attribute:
+            return None
+        if any(one is None or one.size != 1 or int(one.reshape(())) != 1 for one in behind):
+            return None
+        like = self.mean(shape_of.input[0])
+        same = view.same(shape_of.input[0], reshape.input[0]) or (
+            isinstance(like, Mean)
+            and not like.kept
+            and like.axes == mean.axes
+            and view.same(self._base(like.source), self._base(mean.source))
+        )
+        return frozenset({view.position(reshape.input[1]), view.position(joined.input[0])}) if same else None
+
+    def _base(self, source: str) -> str:
+        """x, where a mean is of x or of x*x: both have the same shape."""
+        square = self.square(source)
+        return square[0] if isinstance(square, tuple) else source
 
     def _counted(
         self, node: onnx.NodeProto, at: int, path: Nodes, what: str
@@ -252,7 +331,9 @@ class Terms:
             mean = self.mean(other)
             if isinstance(mean, Near) and near is None:
                 near = Near(mean.reason, mean.nodes | nodes)
-            if isinstance(mean, Mean):
+            if isinstance(mean, Mean) and not mean.kept:
+                near = near or Near(self.without_axes(mean).reason, mean.nodes | nodes)
+            elif isinstance(mean, Mean):
                 if view.same(mean.source, x):
                     return Center(x, mean, sign, mean.nodes | nodes)
                 near = near or Near(
@@ -324,16 +405,14 @@ class Terms:
         if isinstance(mean, Mean):
             square = self.square(mean.source)
             if isinstance(square, tuple):
-                return square[0], Mean(mean.source, mean.axes, mean.nodes | square[1], mean.node)
+                return square[0], replace(mean, nodes=mean.nodes | square[1])
             return Near(square.reason, mean.nodes | square.nodes) if isinstance(square, Near) else None
         if isinstance(mean, Near):
             return mean
         reduced = self._reduced(value, "MeanSquare")
         if isinstance(reduced, tuple):
             source, axes, keepdims, nodes, node = reduced
-            if not keepdims:
-                return Near(f"keepdims is 0 in {self.view.name(node)}", nodes)
-            return source, Mean(source, axes, nodes, node)
+            return source, Mean(source, axes, nodes, node, keepdims)
         return reduced
 
     # -- variance plus eps -----------------------------------------------------------------------------------------
