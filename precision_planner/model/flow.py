@@ -198,7 +198,7 @@ class Flow:
           limit: how many values are looked at, at most; None for all.
         """
         found: list[Origin] = []
-        for origin, passes in self._backward([(scope, value)], through, limit):
+        for origin, passes in self.trace([(scope, value)], through, limit=limit):
             if not passes:
                 found.append(origin)
         return found
@@ -213,14 +213,29 @@ class Flow:
           through: which nodes hand on which of their inputs.
           limit: how many values are looked at, at most; None for all.
         """
-        return [origin for origin, passes in self._backward(starts, through, limit) if passes]
+        return [origin for origin, passes in self.trace(starts, through, limit=limit) if passes]
 
     def maker(self, scope: Scope, value: str, through: Through = carries) -> Origin | None:
         """The one place that a value comes from, None where there are several (branches, merges)."""
         found = self.origins(scope, value, through)
         return found[0] if len(found) == 1 else None
 
-    def _backward(self, starts: Iterable[_Place], through: Through, limit: int | None) -> Iterator[tuple[Origin, bool]]:
+    def trace(
+        self,
+        starts: Iterable[_Place],
+        through: Through = carries,
+        *,
+        until: Callable[[Scope, str], bool] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Origin, bool]]:
+        """Every value on the way back, and whether the walk goes on behind it; other arguments as of `path_back`.
+
+        Args:
+          starts: (the graph in which it is read, value).
+          through: which nodes hand on which of their inputs.
+          until: (graph, value) behind which the walk does not go, whatever makes it.
+          limit: how many values are looked at, at most; None for all.
+        """
         seen: set[tuple[tuple[str, ...], str]] = set()
         waiting: deque[_Place] = deque(starts)
         while waiting and (limit is None or len(seen) < limit):
@@ -229,23 +244,35 @@ class Flow:
             if holder is None or (holder.path, name) in seen:
                 continue
             seen.add((holder.path, name))
+            same = self.elsewhere(holder, name)
+            if same:
+                waiting.extend(same)
+                continue
             position = holder.producer(name)
             if position is None:
-                outer = list(self._given(holder, name))
-                if outer:
-                    waiting.extend(outer)
-                else:
-                    yield Origin(holder, name, None, -1), False
+                yield Origin(holder, name, None, -1), False
                 continue
             node = holder.nodes[position]
-            inner = list(self._returned(node, name))
-            if inner:
-                waiting.extend(inner)
+            if until is not None and until(holder, name):
+                yield Origin(holder, name, node, position), False
                 continue
             called = _call_key(node) in self._functions
             inputs = [] if called else [n for at, n in enumerate(node.input) if n and through(node, at)]
             yield Origin(holder, name, node, position), bool(inputs)
             waiting.extend((holder, given) for given in inputs)
+
+    def elsewhere(self, holder: Scope, value: str) -> list[_Place]:
+        """Where a value comes from that no operator makes: a body or function returns it, or is given it.
+
+        Args:
+          holder: the graph that holds the value.
+          value: its name.
+
+        Returns:
+          (graph, value): what the bodies or the function return, or what its callers give; empty for anything else.
+        """
+        position = holder.producer(value)
+        return list(self._given(holder, value) if position is None else self._returned(holder.nodes[position], value))
 
     def _returned(self, node: NodeProto, value: str) -> Iterator[_Place]:
         """What a node's bodies, or the function that it calls, return as a value."""

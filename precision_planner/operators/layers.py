@@ -43,8 +43,8 @@ ROWS = (
     Operator("MatMulInteger", product="integer", factors=slots(0, 1), quantizes=True),
     Operator("QLinearConv", product="quantized", factors=slots(0, 3), quantizes=True),
     Operator("QLinearMatMul", product="quantized", factors=slots(0, 3), quantizes=True),
-    Operator("QuantizeLinear", quantizes=True, weights={1: "quantization_scale"}),
-    Operator("DequantizeLinear", quantizes=True, weights={1: "quantization_scale"}),
+    Operator("QuantizeLinear", quantizes=True, type_attribute="output_dtype", weights={1: "quantization_scale"}),
+    Operator("DequantizeLinear", quantizes=True, type_attribute="output_dtype", weights={1: "quantization_scale"}),
     Operator("DynamicQuantizeLinear", quantizes=True),
     # written into ONNX's own domain by onnxruntime's optimizer
     _norm("SimplifiedLayerNormalization", normalizes="rms", statistics_type=True, weights={1: "scale"}),

@@ -64,7 +64,9 @@ ROWS = (
         weights={2: "padding"}, bounds=("value",),
     ),
     Operator("Concat", moves=every(), movement="merge", exact=True, joint=every()),
-    Operator("Where", moves=slots(1, 2), movement="merge", exact=True, joint=slots(1, 2), pointwise=True),
+    Operator(
+        "Where", moves=slots(1, 2), movement="merge", exact=True, joint=slots(1, 2), pointwise=True, broadcasts=True,
+    ),
     Operator("OneHot", moves=slots(2), movement="merge", exact=True, joint=slots(2), indices=slots(0, 1),
              weights={2: "scalar"}, stays_wide=slots(0, 1)),
     Operator("TensorScatter", moves=slots(0, 1), movement="merge", exact=True, joint=slots(0, 1), indices=slots(2)),

@@ -16,7 +16,7 @@ _training = partial(Operator, domain="ai.onnx.preview.training")
 ROWS = (
     Operator("Shape", blind=True, exact=True, indifferent=slots(0)),
     Operator("Size", blind=True, exact=True, indifferent=slots(0)),
-    Operator("Constant", generates=True),
+    Operator("Constant"),
     Operator("ConstantOfShape", generates=True, exact=True, shapes=slots(0)),
     Operator(
         "EyeLike", blind=True, generates=True, exact=True, indifferent=slots(0), type_attribute="dtype",

@@ -9,19 +9,24 @@ from collections.abc import Iterator
 
 from onnx import AttributeProto, NodeProto
 
-from precision_planner.operators.row import Movement, Product, Slots
+from precision_planner.operators.row import Movement, Product, Reduction, Slots
 from precision_planner.operators.table import row_of
 
 __all__ = [
     "ALONE",
     "ANYHOW",
     "GEMMS",
+    "MOMENTS",
     "PRODUCTS",
     "RESHAPES",
+    "TOTALS",
     "carries",
     "carries_to",
+    "combines",
     "dtype_attribute",
+    "hands_mask_on",
     "holds",
+    "ignores_scale",
     "is_arithmetic",
     "is_comparison",
     "is_conversion",
@@ -47,6 +52,11 @@ GEMMS: frozenset[Product] = frozenset({"matmul", "convolution"})
 """Products of an activation and a weight, which TensorRT may compute in TF32 and which can take up a power of two."""
 PRODUCTS: frozenset[Product] = GEMMS | {"einsum", "recurrent", "attention"}
 """Every operator that sums products of floats."""
+
+TOTALS: frozenset[Reduction] = frozenset({"sum", "prod", "max", "min"})
+"""Reductions that lengths and positions are made with."""
+MOMENTS: frozenset[Reduction] = TOTALS | {"mean", "l1", "l2", "sum_square"}
+"""With those that statistics are made with."""
 
 
 def holds(node: NodeProto) -> bool:
@@ -131,19 +141,50 @@ def is_generator(node: NodeProto) -> bool:
     return row_of(node).generates
 
 
-def is_arithmetic(node: NodeProto) -> bool:
+def is_arithmetic(node: NodeProto, *, activations: bool = False, reductions: frozenset[Reduction] = TOTALS) -> bool:
     """Whether a node is what exporters compute positions, shapes and angles with: a walk along them goes through it.
 
-    Values moved in any way, element by element or made of integers, sums and extremes over axes; no product, window,
-    normalization, softmax, nor what picks by order (TopK, ArgMax): behind those lie a network's own values.
+    Values moved in any way (interpolated too), element by element, made of integers, or summed over axes; no product,
+    window, normalization, softmax, nor what picks by order (TopK, ArgMax): behind those lie a network's own values.
+
+    Args:
+      node: any node that calls no local function.
+      activations: whether a network's nonlinearities count: they bound what it predicts, coordinates among it.
+      reductions: those that count; a mean or a sum of squares is part of a normalization as a rule.
     """
     found = row_of(node)
     if found.name == "" or found.domain or found.container or found.random or found.quantizes:
         return False
+    if found.activation:
+        return activations
     return bool(
         found.moves or found.pointwise or (found.generates and not found.type_attribute) or found.name == "EyeLike"
-        or found.name == "Range" or (found.reduces and not found.window and not found.picks_index and not found.scores)
+        or found.name == "Range" or (found.reduces in reductions and not found.window)
     )  # fmt: skip
+
+
+def combines(node: NodeProto) -> bool:
+    """Whether a node adds, bounds or selects among its operands element by element, in the scale that they have."""
+    found = row_of(node)
+    return found.pointwise and bool(found.joint) and not found.compares
+
+
+def hands_mask_on(node: NodeProto, slot: int) -> bool:
+    """Whether a mask, or the constant that it is made of, is a mask still behind a node: moved, added, bounded, scaled.
+
+    Args:
+      node: any node that calls no local function.
+      slot: the input that holds the mask.
+    """
+    if slot in row_of(node).moves:
+        return moves_values(node)
+    return combines(node) or (row_of(node).domain == "" and node.op_type in ("Mul", "Div", "Neg"))
+
+
+def ignores_scale(node: NodeProto) -> bool:
+    """Whether a node gives the same for an input multiplied by a power of two: shapes, orders, classes, signs."""
+    found = row_of(node)
+    return found.blind or found.picks_index or found.tests or (found.name == "Sign" and not found.domain)
 
 
 def weight_role(node: NodeProto, slot: int) -> str:

@@ -78,6 +78,9 @@ class Operator:
       exact: every output's element is an input's element, its negative, zero, or an integer that its type holds:
         inputs that are rounded already need no rounding behind it.
       pointwise: each output element comes from the input elements at its own place (after broadcasting).
+      broadcasts: its operands are brought to one shape by axes of size 1 before them.
+      activation: a network's nonlinearity, in no arithmetic of positions (a convention: no run can prove it).
+      lifts: inputs that keep the result away from zero where the other operand is zero: an epsilon may stand there.
       linear: with its first input multiplied by a power of two, so is its first output.
       joint: inputs which, multiplied by one power of two all together, multiply the output by it.
       keeps_zero: where its first input is zero, so is the output (as far as the first input decides).
@@ -123,6 +126,9 @@ class Operator:
     container: bool = False
     exact: bool = False
     pointwise: bool = False
+    broadcasts: bool = False
+    activation: bool = False
+    lifts: Slots = NONE
     linear: bool = False
     joint: Slots = NONE
     keeps_zero: bool = False

@@ -9,9 +9,9 @@ from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
+from precision_planner.operators import row
 from precision_planner.planning import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
-from precision_planner.simulation.schemas import EXACT, POINTWISE
 
 __all__ = [
     "constant_values",
@@ -25,8 +25,10 @@ __all__ = [
 ]
 
 
-UNTYPED = EXACT - POINTWISE | {"Cast", "CastLike", "LayerNormalization"}
-"""Operators whose layers are not held to FP16: they compute nothing, have a type of their own, or need FP32 inside."""
+def _is_untyped(op_type: str) -> bool:
+    """Whether an operator's layers are not held to FP16: it computes nothing, has its own type, or FP32 inside."""
+    found = row(op_type)
+    return (found.exact and not found.pointwise) or found.converts or found.normalizes == "layer"
 
 
 def weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
@@ -79,7 +81,7 @@ def constrained_nodes(result: RewriteResult, built: Model, *, hold_low: bool = F
         if found is None or found[0].kind != "main" or typing.node.output in folded:
             continue
         if typing.compute == result.assignment.options.precision:
-            if hold_low and not typing.moves and typing.op_type not in UNTYPED:
+            if hold_low and not typing.moves and not _is_untyped(typing.op_type):
                 chosen[typing.node] = typing.compute
             continue
         if not typing.decided:

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from onnx import NodeProto, TensorProto
 
 from precision_planner.model import FLOAT_TYPES, NodeId, Scope
+from precision_planner.operators import is_product
 from precision_planner.rules import Evidence
 from precision_planner.rules.world import World
 from precision_planner.typing import Decision
@@ -76,7 +77,7 @@ def _is_bias(world: World, scope: Scope, node: NodeProto, high: set[str]) -> boo
         return False
     for value, other in (node.input, reversed(node.input)):
         producer = scope.producer_node(value)
-        if producer is not None and producer.op_type in ("MatMul", "Gemm", "Conv") and value not in high:
+        if producer is not None and is_product(producer) and value not in high:
             return world.constant_tensor(scope, other) is not None
     return False
 

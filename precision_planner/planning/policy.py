@@ -21,6 +21,7 @@ from typing import cast
 
 from precision_planner.errors import SelectorError
 from precision_planner.model import GraphIndex, NodeId
+from precision_planner.operators import PRODUCTS, is_product
 from precision_planner.patterns import Match
 from precision_planner.planning.amp import follow_training
 from precision_planner.rules import Action, Evaluation, Evidence
@@ -29,11 +30,10 @@ from precision_planner.rules.rule import REWRITE_KINDS, SEVERITIES
 from precision_planner.transforms.repairs import RepairRequest
 from precision_planner.typing import Decision, KeepAs, Precision
 
-__all__ = ["GEMM_OPS", "POLICIES", "Choices", "Resolution", "Superseded", "repair_requests", "resolve"]
+__all__ = ["POLICIES", "Choices", "Resolution", "Superseded", "repair_requests", "resolve"]
 
 POLICIES = ("auto", "rules", "torch-amp")
 """auto: rules, then simulation and search; rules: what the rules say and nothing else; torch-amp: torch's autocast."""
-GEMM_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention", "LSTM", "GRU", "RNN"})
 """What made-up data never keeps high: the work for which 16 bits are wanted."""
 _STRENGTH = {"keep_fp32": 0, "keep_bf16": 1, "run_low": 2}
 _PRECISION: dict[str, Precision] = {"keep_fp32": "fp32", "keep_bf16": "bf16"}
@@ -223,7 +223,7 @@ def _refusal(action: Action, node: NodeId, index: GraphIndex, taken: dict[NodeId
         return f"{rewrite.rule} rewrites it ({rewrite.repair or rewrite.kind})"
     if action.synthesized:
         place = index.find(node)
-        if place is not None and place[0].nodes[place[1]].op_type in GEMM_OPS:
+        if place is not None and is_product(place[0].nodes[place[1]], PRODUCTS):
             return "measured on made-up inputs alone, which never keeps a GEMM or a convolution high; give --inputs"
     return ""
 

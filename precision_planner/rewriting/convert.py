@@ -29,13 +29,13 @@ from precision_planner.model import (
     first_output,
     topological_order,
 )
+from precision_planner.operators import row_of
 from precision_planner.rewriting.annotations import update_annotations
 from precision_planner.rewriting.casts import cast_target, is_cast, is_exact
 from precision_planner.rewriting.constants import ConstantWriter
 from precision_planner.rewriting.names import SUFFIX, Names
 from precision_planner.rewriting.weights import WeightChange, WeightPolicy, check_policy
 from precision_planner.typing import Key, TypeAssignment
-from precision_planner.typing.schemas import NORM_WITH_STASH, TYPE_ATTRIBUTES
 
 CAST_OPSET = 13
 """What a model that imports no default domain gets, so that it can hold a Cast (to bfloat16 too)."""
@@ -350,7 +350,7 @@ class _Writer:
             return
         identity = self._identity(scope, position)
         typing = self.assignment.nodes.get(identity)
-        if typing is not None and typing.keep_as == "compute" and node.op_type in NORM_WITH_STASH:
+        if typing is not None and typing.keep_as == "compute" and row_of(node).statistics_type:
             _set_int(node, "stash_type", TensorProto.FLOAT, default=TensorProto.FLOAT)
         element = self.assignment.storage.get((scope.path, identity.output))
         if element is None or element == self.assignment.wide or node.domain not in ("", "ai.onnx"):
@@ -359,8 +359,8 @@ class _Writer:
             self.constants.fill(node, (scope.path, identity.output), element)
         elif node.op_type == "Optional":
             _retype_optional(node, element)
-        attribute = TYPE_ATTRIBUTES.get(node.op_type)
-        if attribute is not None:
+        attribute = row_of(node).type_attribute
+        if attribute:
             # Bernoulli, EyeLike, RandomNormalLike, RandomUniformLike: without it the output is of the input's type
             like = self.assignment.reads.get((identity, 0)) if node.op_type != "Cast" else None
             present = any(given.name == attribute for given in node.attribute)

@@ -6,9 +6,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope
+from precision_planner.operators import op_types, row_of
 from precision_planner.rewriting.names import Names
 from precision_planner.typing.elements import function_of, opset_of
-from precision_planner.typing.schemas import op_types
 
 
 def int32_inputs(model: Model) -> tuple[Model, dict[str, str]]:
@@ -71,7 +71,7 @@ def _all_take_int32(model: Model, index: GraphIndex, name: str) -> bool:
     for scope, use in uses:
         node = scope.nodes[use.position]
         # of OneHot onnxruntime has kernels for some triples of types alone
-        if function_of(index, node) is not None or node.op_type in ("If", "Loop", "OneHot", "Scan"):
+        if function_of(index, node) is not None or row_of(node).bodies or node.op_type == "OneHot":
             return False
         schema = op_types(node.op_type, node.domain, opset_of(model.proto, scope, node.domain))
         slot = schema.input(use.slot) if schema is not None else None

@@ -15,6 +15,7 @@ import onnx
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, infer_types
 from precision_planner.model.inputs import load_inputs
+from precision_planner.operators import RESHAPES, carries, moves_values, op_types, row_of
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.planning.selectors import CATEGORIES, pattern_kinds, select, split_selector
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
@@ -36,7 +37,6 @@ from precision_planner.typing import (
 )
 from precision_planner.typing.elements import find_elements, opset_of
 from precision_planner.typing.gather import BF16_CAST_OPSET
-from precision_planner.typing.schemas import DATA_MOVEMENT, op_types
 
 BF16_OPSET = 22
 """The opset from which convolutions, pooling and InstanceNormalization take bfloat16."""
@@ -253,7 +253,7 @@ class _Rewrite:
                 if identity in chosen:
                     if self.precision in ("fp16", "bf16"):
                         found[identity] = Decision(self.precision, "named by --only-low", binding=True)  # type: ignore[arg-type]
-                elif node.op_type not in DATA_MOVEMENT | {"Cast", "CastLike", "Constant", "ConstantOfShape"}:
+                elif not moves_values(node) and not row_of(node).generates and node.op_type != "Constant":
                     found[identity] = Decision("fp32", "not named by --only-low", keep_as=self.keep_as, binding=True)
         for identity in self._select(index, matches, self.keep_bf16):
             found[identity] = Decision("bf16", f"selected by --keep-bf16 {','.join(self.keep_bf16)}", binding=True)
@@ -407,7 +407,8 @@ def _is_low_already(model: Model, element: int) -> bool:
     index = GraphIndex(model.proto)
     elements = find_elements(model, index)
     return any(
-        node.op_type not in ("Cast", "Constant", "Identity")
+        node.op_type != "Constant"
+        and not carries(node, 0, RESHAPES)
         and any(elements.of(index, scope, output).elem_type == element for output in node.output)
         for scope, _, node in index.nodes()
     )

@@ -12,12 +12,12 @@ import onnx
 from precision_planner._extras import require
 from precision_planner.errors import MissingExtraError
 from precision_planner.model import GraphIndex, Model
-from precision_planner.typing.schemas import TYPE_ATTRIBUTES
+from precision_planner.operators import operators
 from precision_planner.writing import scratch_folder
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 _NO_BRAIN = "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
-_TYPE_NAMES = frozenset(TYPE_ATTRIBUTES.values())
+_TYPE_NAMES = frozenset(row.type_attribute for row in operators() if row.type_attribute)
 
 _CRASHES = ("NchwcTransformer",)
 """Optimizers left out: onnxruntime 1.32's blocks channels of FP32, and takes the process down (SIGSEGV) where an FP16

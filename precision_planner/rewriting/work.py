@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
+from onnx import NodeProto
+
 from precision_planner.model import GraphIndex, Scope, TypeTable
+from precision_planner.operators import is_product, row_of
 from precision_planner.typing import TypeAssignment
 
 
 def work_share(index: GraphIndex, types: TypeTable, assignment: TypeAssignment) -> dict[str, float | int]:
-    """Multiply-adds by precision, over MatMul, Gemm, Conv and ConvTranspose whose shapes are known.
+    """Multiply-adds by precision, over products and convolutions whose shapes are known.
 
     Symbolic and unknown sizes count as 1, so that the shares compare layers of one model, not absolute cost.
 
@@ -18,25 +21,26 @@ def work_share(index: GraphIndex, types: TypeTable, assignment: TypeAssignment) 
     """
     counts = {"fp32": 0, "fp16": 0, "bf16": 0}
     for scope, position, node in index.nodes():
-        if node.op_type not in ("MatMul", "Gemm", "Conv", "ConvTranspose") or node.domain not in ("", "ai.onnx"):
+        if not is_product(node) or 1 not in row_of(node).factors:
             continue
         typing = assignment.nodes.get(index.node_id(scope, position))
         if typing is not None:
-            counts[typing.compute] += _multiply_adds(types, scope, node.op_type, list(node.input), node.output[0])
+            counts[typing.compute] += _multiply_adds(types, scope, node)
     total = sum(counts.values())
     return {"total": total, **{name: round(count / total, 6) if total else 0.0 for name, count in counts.items()}}
 
 
-def _multiply_adds(types: TypeTable, scope: Scope, op_type: str, inputs: list[str], output: str) -> int:
-    out = _sizes(types, scope, output)
-    left, right = _sizes(types, scope, inputs[0]), _sizes(types, scope, inputs[1])
-    if op_type in ("MatMul", "Gemm"):
+def _multiply_adds(types: TypeTable, scope: Scope, node: NodeProto) -> int:
+    out = _sizes(types, scope, node.output[0])
+    left, right = _sizes(types, scope, node.input[0]), _sizes(types, scope, node.input[1])
+    if row_of(node).product == "matmul":
+        is_gemm = "Gemm" in node.op_type
         inner = right[-2] if len(right) > 1 else (left[-1] if left else 1)
-        if op_type == "Gemm":
+        if is_gemm:
             inner = prod(right) // max(out[-1] if out else 1, 1)
-        return max(prod(out) * max(inner, left[-1] if left and op_type == "MatMul" else 1), prod(right))
+        return max(prod(out) * max(inner, left[-1] if left and not is_gemm else 1), prod(right))
     kernel = prod(right[1:]) if len(right) > 1 else 1
-    return max(prod(out if op_type == "Conv" else left) * kernel, prod(right))
+    return max(prod(left if node.op_type == "ConvTranspose" else out) * kernel, prod(right))
 
 
 def _sizes(types: TypeTable, scope: Scope, value: str) -> list[int]:

@@ -36,7 +36,7 @@ from typing import Literal, TypeAlias
 from onnx import NodeProto
 
 from precision_planner.model import Scope, TypeTable
-from precision_planner.simulation.schemas import PRODUCTS
+from precision_planner.operators import domain_of, is_product, row_of
 
 __all__ = ["CHUNKS", "STEP", "Accumulation", "Product", "product_of"]
 
@@ -88,12 +88,12 @@ def product_of(node: NodeProto, scope: Scope, types: TypeTable, opset: int) -> P
       types: of the values.
       opset: the model's.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type not in PRODUCTS or opset < _FIRST_OPSET:
+    if domain_of(node) or not is_product(node) or opset < _FIRST_OPSET:
         return None
     first, second = (types.of(scope, node.input[slot]).shape for slot in (0, 1))
     if second is None:
         return None
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if row_of(node).product == "convolution":
         return _convolution(node, second)
     axes = (-1, -2 if len(second) > 1 else -1)
     if node.op_type == "Gemm":

@@ -9,13 +9,11 @@ from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.operators import domain_of, is_exact, is_pointwise, is_product
 from precision_planner.simulation.accumulation import product_of
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import (
-    EXACT,
     LOW_TYPES,
-    POINTWISE,
-    PRODUCTS,
     TF32,
     TF32_TRUNCATED,
     low_slots,
@@ -95,7 +93,7 @@ def all_low(
             key = (scope.path, node.output[output_slot])
             if found.get(key) == TensorProto.FLOAT:
                 low[key] = kind
-                if not _is_exact(node.op_type, node.domain):
+                if not is_exact(node):
                     values[key] = kind
     return RoundingPlan(values, edges, weights, low)
 
@@ -152,11 +150,7 @@ def with_tf32(
     constants = _constant_values(index) if tf32 == "truncated" and _opset(index) >= TRUNCATION_OPSET else None
     edges = dict(plan.edges)
     for scope, position, node in index.nodes():
-        if (
-            node.op_type not in PRODUCTS
-            or node.domain not in ("", "ai.onnx")
-            or (scope.path, node.output[0]) in plan.stored
-        ):
+        if not is_product(node) or domain_of(node) or (scope.path, node.output[0]) in plan.stored:
             continue
         operands = [_key(index, scope, value) for value in node.input[:2]]
         truncating = constants is not None and not any(key is None or key in constants for key in operands)
@@ -245,16 +239,12 @@ def _reads_half(plan: RoundingPlan, index: GraphIndex, scope: Scope, position: i
 
 def _stays_inside(scope: Scope, value: str) -> bool:
     node = scope.producer_node(value)
-    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in POINTWISE:
+    if node is None or not is_pointwise(node):
         return False
     if scope.is_output(value) or value in scope.captures or value in scope.body_outputs:
         return False
     readers = [scope.nodes[use.position] for use in scope.consumers(value)]
-    return bool(readers) and all(reader.op_type in POINTWISE and reader.domain in ("", "ai.onnx") for reader in readers)
-
-
-def _is_exact(op_type: str, domain: str) -> bool:
-    return op_type in EXACT and domain in ("", "ai.onnx")
+    return bool(readers) and all(map(is_pointwise, readers))
 
 
 def _has_body(node: object) -> bool:

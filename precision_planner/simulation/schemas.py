@@ -1,10 +1,10 @@
-"""What the operator schemas say about 16-bit types, and which operators round nothing."""
+"""What the operator schemas say about 16-bit types."""
 
 from __future__ import annotations
 
 from onnx import NodeProto, TensorProto
 
-from precision_planner.typing.schemas import OpTypes, Slot, op_types
+from precision_planner.operators import OpTypes, Slot, op_types, row_of
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -17,42 +17,7 @@ Source: NVIDIA A100 Tensor Core GPU Architecture whitepaper, "TF32"."""
 TF32_TRUNCATED = -20
 """The same, cut off instead of rounded: of FP32 operands that a kernel hands to the tensor cores as they are."""
 
-PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
-"""Operators that TensorRT may compute in TF32."""
-
 ELEMENT_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-
-POINTWISE = frozenset(
-    {
-        "Abs", "Add", "And", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "Cast", "Ceil",
-        "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
-        "GreaterOrEqual", "HardSigmoid", "HardSwish", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
-        "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu",
-        "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh",
-        "ThresholdedRelu", "Where", "Xor",
-    }
-)  # fmt: skip
-"""Operators that a builder computes element by element, and so may chain inside one kernel."""
-
-EXACT = frozenset(
-    {
-        "Abs", "Ceil", "Clip", "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Floor",
-        "Gather", "GatherElements", "GatherND", "Identity", "Max", "MaxPool", "GlobalMaxPool", "Min", "Neg",
-        "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ReverseSequence", "Round", "ScatterElements",
-        "ScatterND", "Scatter", "Sign", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose",
-        "Trilu", "Unique", "Unsqueeze", "Upsample", "Where", "Shape", "Size",
-    }
-)  # fmt: skip
-"""Operators whose results are their inputs' values (or their negatives, or integers among them): rounding inputs
-that are rounded already would change nothing."""
-
-_NEVER_LOW = frozenset(
-    {
-        "Shape", "Size", "If", "Loop", "Scan", "SequenceMap", "QuantizeLinear", "DequantizeLinear",
-        "DynamicQuantizeLinear", "Constant",
-    }
-)  # fmt: skip
-"""Not asked for their types: they read shapes, hold bodies (whose nodes are asked), or belong to quantization."""
 
 _NEWEST = 1000
 """An opset beyond all: an operator's newest version."""
@@ -69,7 +34,9 @@ def low_slots(node: NodeProto, opsets: dict[str, int], elem_type: int) -> tuple[
       opsets: the model's, "" for the default domain.
       elem_type: FLOAT16 or BFLOAT16.
     """
-    if node.op_type in _NEVER_LOW:
+    # Shape reads no value, bodies are asked node by node, and quantization and constants follow their readers
+    row = row_of(node)
+    if row.bodies or row.quantizes or (row.blind and not row.generates) or node.op_type == "Constant":
         return None
     schema = _schema(node, opsets)
     if schema is None:

@@ -6,16 +6,10 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope, first_output
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.operators import is_exact, named, row_of
 from precision_planner.simulation.plans import element_types
 from precision_planner.simulation.rounding import RoundingPlan, ValueKey, widen_tensor
-from precision_planner.simulation.schemas import EXACT, LOW_TYPES
-from precision_planner.typing.schemas import TYPE_ATTRIBUTES
-
-_TYPE_ATTRIBUTES = {
-    **{op_type: name for op_type, name in TYPE_ATTRIBUTES.items() if op_type != "Cast"},
-    "DequantizeLinear": "output_dtype",
-}
-"""Attributes that name a result's element type; Cast and CastLike are handled by themselves."""
+from precision_planner.simulation.schemas import LOW_TYPES
 
 
 def is_typed_low(model: Model) -> bool:
@@ -83,7 +77,8 @@ def widen(model: Model, weights: Overflow = "inf") -> tuple[Model, RoundingPlan]
 def _widen_node(
     node: NodeProto, scope: Scope, types: dict[ValueKey, int], values: dict[ValueKey, int]
 ) -> list[NodeProto]:
-    attribute = next((a for a in node.attribute if a.name == _TYPE_ATTRIBUTES.get(node.op_type)), None)
+    # Cast and CastLike are handled by themselves
+    attribute = None if row_of(node).converts else named(node, row_of(node).type_attribute)
     if attribute is not None and attribute.i in LOW_TYPES:
         attribute.i = TensorProto.FLOAT
     if node.op_type in ("Constant", "Identity") or any(a.HasField("g") or a.graphs for a in node.attribute):
@@ -105,7 +100,7 @@ def _widen_node(
 
 def _moves(node: NodeProto, scope: Scope, types: dict[ValueKey, int], kind: int) -> bool:
     """Whether the node only moves values that are all of the result's type already."""
-    if node.op_type not in EXACT or node.domain not in ("", "ai.onnx"):
+    if not is_exact(node):
         return False
     at: Scope | None = scope
     for value in node.input:

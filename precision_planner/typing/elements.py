@@ -13,8 +13,8 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, ValueType, infer_types
+from precision_planner.operators import op_types, row_of
 from precision_planner.typing.assignment import Key
-from precision_planner.typing.schemas import TYPE_ATTRIBUTES, op_types
 
 UNKNOWN = ValueType()
 
@@ -213,9 +213,9 @@ def _complete_node(
             if holder is not None:
                 key = (holder.path, name)
                 groups.setdefault(slot.parameter, []).append((key, types.get(key, UNKNOWN)))
-    attribute = TYPE_ATTRIBUTES.get(node.op_type)
+    attribute = row_of(node).type_attribute
     changed = False
-    if attribute is not None and node.output and node.output[0]:
+    if attribute and node.output and node.output[0]:
         key = (scope.path, node.output[0])
         named = next((a.i for a in node.attribute if a.name == attribute), 0)
         if named and types.get(key, UNKNOWN).elem_type == 0:

@@ -6,8 +6,8 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import Scope
+from precision_planner.operators import row_of
 from precision_planner.typing.assignment import Key
-from precision_planner.typing.schemas import VALUE_BLIND
 from precision_planner.typing.state import ANY, Req, State
 
 
@@ -32,7 +32,7 @@ def link_node(state: State, scope: Scope, position: int) -> None:
             continue
         _edge(state, scope, node.input[at], source[1], req)
         if req == ANY and source[1][0] == "cell":
-            if node.op_type in VALUE_BLIND:
+            if row_of(node).blind:
                 continue
             if found.cell is not None and found.outputs:
                 state.cells.flow(source[1][1], found.cell)

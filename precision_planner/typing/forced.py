@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, NodeId, Scope, dense_nbytes
+from precision_planner.operators import GEMMS, Product, is_product, row_of
 from precision_planner.typing.elements import Elements, function_of
-from precision_planner.typing.schemas import QUANTIZATION
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -20,7 +20,7 @@ CAST_NAME = re.compile(r"__cast_(fp16|bf16|fp32|fp64)(_\d+)?$")
 WEIGHT_BYTES = 16384
 """A matrix product with a constant of this size is a layer, not a table that a mixed model computes aside."""
 
-_PRODUCTS = frozenset(["Conv", "ConvTranspose", "Gemm", "GRU", "LSTM", "MatMul", "RNN"])
+_PRODUCTS: frozenset[Product] = GEMMS | {"recurrent"}
 
 
 def integer_products(index: GraphIndex) -> dict[NodeId, str]:
@@ -45,7 +45,7 @@ def integer_products(index: GraphIndex) -> dict[NodeId, str]:
             for use in scope.consumers(node.output[1]):
                 if scope.nodes[use.position].op_type == "Mul":
                     found[index.node_id(scope, use.position)] = "a quantization scale"
-        elif node.op_type in QUANTIZATION:
+        elif row_of(node).quantizes:
             found[index.node_id(scope, position)] = "quantized part, left as it is"
     return found
 
@@ -99,7 +99,7 @@ class _Regions:
                 self._join(number, value)
         if wide_slots:
             self.nodes[number] = self.index.node_id(scope, position)
-        if node.op_type in _PRODUCTS and any(self._is_layer(scope, name) for name in node.input):
+        if is_product(node, _PRODUCTS) and any(self._is_layer(scope, name) for name in node.input):
             self._layers.add(number)
 
     def _visit_cast(self, scope: Scope, node: onnx.NodeProto) -> None:

@@ -9,12 +9,12 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import Scope
+from precision_planner.operators import op_types, row_of
 from precision_planner.typing.cells import Cell
 from precision_planner.typing.control import gather_call, gather_control
 from precision_planner.typing.decisions import ELEMENT_TYPES, PRECISIONS, Decision
 from precision_planner.typing.elements import function_of, opset_of
 from precision_planner.typing.lacks import lacks
-from precision_planner.typing.schemas import NORM_WITH_STASH, op_types
 from precision_planner.typing.slots import NodeSlots, classify, plugin_slots
 from precision_planner.typing.state import ANY, NodeState, Req, State
 
@@ -196,6 +196,6 @@ def _keep_as(state: State, node: onnx.NodeProto, decision: Decision) -> str | No
     """How a kept node is kept: `compute` exists only where an attribute says the type of the statistics."""
     if decision.precision != "fp32":
         return None
-    if node.op_type not in NORM_WITH_STASH:
+    if not row_of(node).statistics_type:
         return "island"
     return decision.keep_as or state.options.keep_as or "compute"

@@ -7,18 +7,8 @@ from typing import Literal
 
 import onnx
 
+from precision_planner.operators import Operator, OpTypes, Slot, holds, named, row_of
 from precision_planner.typing.decisions import ELEMENT_TYPES, PluginTypes, TypingOptions
-from precision_planner.typing.schemas import (
-    COMPARISONS,
-    DATA_MOVEMENT,
-    FIXED_SLOTS,
-    GENERATORS,
-    INDIFFERENT,
-    NORM_WITH_STASH,
-    TYPE_ATTRIBUTES,
-    OpTypes,
-    Slot,
-)
 
 Mode = Literal["follows", "any", "wide", "low"]
 """follows the node's precision; reads what is stored; stays wide; is low whatever the node computes in."""
@@ -53,50 +43,47 @@ def classify(
       wide_outputs: the same for outputs.
       low: the 16-bit types that the plan uses; a slot that takes none of them stays wide.
     """
-    attribute = TYPE_ATTRIBUTES.get(node.op_type)
-    named = any(given.name == attribute for given in node.attribute) if attribute else False
+    row = row_of(node)
+    named_type = named(node, row.type_attribute) is not None if row.type_attribute else False
     inputs: dict[int, Mode] = {}
     outputs: dict[int, Mode] = {}
     allowed: frozenset[int] | None = None
     for at in wide_inputs:
         slot = schema.input(at)
-        inputs[at] = _input_mode(node.op_type, at, slot, low, named)
+        inputs[at] = _input_mode(row, at, slot, low, named_type)
         if inputs[at] == "follows" and slot is not None:
             allowed = slot.elements if allowed is None else allowed & slot.elements
     for at in wide_outputs:
         slot = schema.output(at)
         takes = slot is not None and bool(slot.elements & low)
-        stash = node.op_type in NORM_WITH_STASH and at > 0
+        stash = row.statistics_type and at > 0
         outputs[at] = "follows" if takes and not stash else "wide"
         if outputs[at] == "follows" and slot is not None:
             allowed = slot.elements if allowed is None else allowed & slot.elements
     return NodeSlots(inputs, outputs, allowed, _kind(node))
 
 
-def _input_mode(op_type: str, at: int, slot: Slot | None, low: frozenset[int], named: bool) -> Mode:
+def _input_mode(row: Operator, at: int, slot: Slot | None, low: frozenset[int], named_type: bool) -> Mode:
     if slot is None:
         return "wide"
-    if at in INDIFFERENT.get(op_type, ()):
+    if at in row.indifferent:
         return "any"
-    if op_type in ("Bernoulli", "RandomNormalLike", "RandomUniformLike") and named:
+    if row.random and named_type:
         return "any"
-    if at in FIXED_SLOTS.get(op_type, ()) or not slot.elements & low:
+    if at in row.stays_wide or not slot.elements & low:
         return "wide"
     return "follows"
 
 
 def _kind(node: onnx.NodeProto) -> Literal["fixed", "moves", "cast", "compares"]:
-    if node.op_type in ("Cast", "CastLike"):
+    row = row_of(node)
+    if row.converts:
         return "cast"
-    if node.op_type in COMPARISONS:
+    if row.compares:
         return "compares"
-    if node.op_type in DATA_MOVEMENT:
-        if any(given.name == "reduction" and given.s not in (b"", b"none") for given in node.attribute):
-            return "fixed"
-        return "moves"
-    if node.op_type in GENERATORS:
-        return "moves"
-    return "fixed"
+    if row.moves or row.container:
+        return "moves" if holds(node) else "fixed"
+    return "moves" if row.generates else "fixed"
 
 
 def plugin_slots(

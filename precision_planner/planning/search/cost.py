@@ -23,7 +23,7 @@ from typing import TypeAlias
 from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Scope
-from precision_planner.planning.policy import GEMM_OPS
+from precision_planner.operators import PRODUCTS, is_product, row_of
 from precision_planner.planning.search.flow import Flow
 from precision_planner.planning.search.regions import Region
 
@@ -186,7 +186,7 @@ def _cost(index: GraphIndex, region: Region, handed: Mapping[str, Readers], shap
         scope, position = found
         node = scope.nodes[position]
         weights += sum(prod(scope.initializers[name].dims) for name in node.input if name in scope.initializers)
-        if node.op_type in GEMM_OPS:
+        if is_product(node, PRODUCTS):
             flops += _flops(scope, node, shapes)
             if region.attention and model.fused_attention:
                 scores += max(_elements(name, shapes) for name in (*node.input, *node.output) if name)
@@ -203,7 +203,7 @@ def _elements(value: str, shapes: Shapes) -> int:
 def _flops(scope: Scope, node: NodeProto, shapes: Shapes) -> float:
     """Floating point operations: two for each multiply-add."""
     out = _elements(node.output[0], shapes) if node.output else 0
-    if node.op_type in ("MatMul", "Gemm", "Einsum"):
+    if row_of(node).product in ("matmul", "einsum"):
         shape = _shape(scope, node.input[0], shapes)
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         return 2.0 * out * (shape[0 if transposed else -1] if shape else 1)

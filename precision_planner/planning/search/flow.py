@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from precision_planner.model import GraphIndex, Scope
+from precision_planner.operators import is_exact
 from precision_planner.planning.search.regions import Region
-from precision_planner.simulation.schemas import EXACT
 
 __all__ = ["Flow"]
 
@@ -36,7 +36,7 @@ class Flow:
             if position is None:
                 return None
             number = self.region(scope, position)
-            if number is not None or scope.nodes[position].op_type not in EXACT:
+            if number is not None or not is_exact(scope.nodes[position]):
                 return number
             value = next((name for name in scope.nodes[position].input if name), "")
         return None
@@ -53,7 +53,7 @@ class Flow:
                 number = self.region(reader, position)
                 if number is not None:
                     found.add(number)
-                elif reader.nodes[position].op_type in EXACT:
+                elif is_exact(reader.nodes[position]):
                     for output in reader.nodes[position].output:
                         if output and (reader.path, output) not in seen:
                             seen.add((reader.path, output))

@@ -21,10 +21,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from precision_planner.model import GraphIndex
+from precision_planner.operators import is_product
 from precision_planner.planning.search.flow import Flow
 from precision_planner.planning.search.regions import Region
 from precision_planner.simulation.rounding import EdgeKey, NodeKey, RoundingPlan, ValueKey
-from precision_planner.simulation.schemas import PRODUCTS, TF32_TRUNCATED
+from precision_planner.simulation.schemas import TF32_TRUNCATED
 
 __all__ = ["NOBODY", "Atom", "NoiseModel", "atoms_of"]
 
@@ -88,7 +89,7 @@ def atoms_of(
     for edge in plan.edges:
         scope, node = index.by_path[edge[0]], index.by_path[edge[0]].nodes[edge[1]]
         number = flow.region(scope, edge[1])
-        if tf32 and node.op_type in PRODUCTS:
+        if tf32 and is_product(node):
             # TF32 rounds the operands of a raised product as FP16 does: nothing is gained there
             own.setdefault(NOBODY, ([], []))[1].append(edge)
         elif number is not None:

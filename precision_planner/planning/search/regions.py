@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable
+from precision_planner.operators import PRODUCTS, is_exact, is_pointwise, is_product
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.patterns.match import NORMALIZATIONS
-from precision_planner.planning.policy import GEMM_OPS
-from precision_planner.simulation.schemas import EXACT, POINTWISE
 from precision_planner.typing import TypeAssignment
 
 __all__ = ["KINDS", "Region", "find_regions"]
@@ -60,7 +59,7 @@ def find_regions(model: Model, index: GraphIndex, types: TypeTable, assignment: 
     for scope in index.scopes:
         for position, node in enumerate(scope.nodes):
             identity = index.node_id(scope, position)
-            if identity in free and not (node.op_type in EXACT - POINTWISE and identity not in patterns):
+            if identity in free and not (is_exact(node) and not is_pointwise(node) and identity not in patterns):
                 builder.place(scope, position, identity, patterns.get(identity))
     return tuple(
         Region(index.display(nodes[-1]), kind, tuple(nodes), any(node in products for node in nodes))
@@ -77,17 +76,17 @@ def _by_node(matches: Iterable[Match], index: GraphIndex) -> tuple[dict[NodeId, 
         if match.kind == "residual":
             residual.update(match.nodes)
         elif match.kind == "attention":
-            products.update(node for node in match.nodes if _op(index, node) in GEMM_OPS)
+            products.update(node for node in match.nodes if _is_product(index, node))
         elif match.proven:
             for node in match.nodes:
-                if _op(index, node) not in GEMM_OPS:
+                if not _is_product(index, node):
                     patterns.setdefault(node, match)
     return patterns, residual, products
 
 
-def _op(index: GraphIndex, node: NodeId) -> str:
+def _is_product(index: GraphIndex, node: NodeId) -> bool:
     found = index.find(node)
-    return "" if found is None else found[0].nodes[found[1]].op_type
+    return found is not None and is_product(found[0].nodes[found[1]], PRODUCTS)
 
 
 class _Builder:
@@ -106,11 +105,11 @@ class _Builder:
             known = self._pattern_group.get(id(pattern))
             group = self._new(_kind_of(pattern)) if known is None else known
             self._pattern_group[id(pattern)] = group
-        elif node.op_type in GEMM_OPS:
+        elif is_product(node, PRODUCTS):
             group = self._new("gemm")
         elif identity in self._residual:
             group = self._new("residual")
-        elif node.op_type in POINTWISE:
+        elif is_pointwise(node):
             joined = self._joined(scope, position)
             group = self._new("pointwise") if joined is None else joined
         else:
@@ -143,7 +142,7 @@ class _Builder:
             if at is None:
                 return None
             identity, node = self._index.node_id(scope, at), scope.nodes[at]
-            if identity in self._group_of or node.op_type not in EXACT or not node.input:
+            if identity in self._group_of or not is_exact(node) or not node.input:
                 return (identity, value) if node.op_type != "Constant" else None
             value = node.input[0]
         return None
@@ -151,7 +150,8 @@ class _Builder:
     def _read_pointwise(self, scope: Scope, value: str) -> bool:
         if scope.is_output(value) or value in scope.captures:
             return False
-        return all(scope.nodes[use.position].op_type in POINTWISE | EXACT for use in scope.consumers(value))
+        readers = [scope.nodes[use.position] for use in scope.consumers(value)]
+        return all(is_pointwise(reader) or is_exact(reader) for reader in readers)
 
 
 def _kind_of(match: Match) -> str:
