@@ -127,7 +127,7 @@ def cases() -> Iterator[Case]:
     eye = np.eye(N, dtype=np.float32)
     gentle = (np.random.default_rng(3).standard_normal((K, N)) / 32).astype(np.float32)
     wb = W.astype(ml_dtypes.bfloat16)
-    X, O = value("x", H, [M, K]), value("o", H, [M, N])
+    X, Y = value("x", H, [M, K]), value("o", H, [M, N])
     XC, OC = value("x", H, [1, K, 16, 16]), value("o", H, [1, N, 16, 16])
     X3, O3 = value("x", H, [1, 64, 56, 56]), value("o", H, [1, 64, 56, 56])
     o = cast("r", "o", H)
@@ -137,7 +137,7 @@ def cases() -> Iterator[Case]:
     c1, c3 = {"x": (1, K, 16, 16)}, {"x": (1, 64, 56, 56)}
     zeros, zero = np.zeros(N, np.float32), np.float32(0)
 
-    def one(name, nodes, shapes, kind, ins=(X,), outs=(O,), channel=1, special="", keep=False, refs=None, **init):  # type: ignore[no-untyped-def]
+    def one(name, nodes, shapes, kind, ins=(X,), outs=(Y,), channel=1, special="", keep=False, refs=None, **init):  # type: ignore[no-untyped-def]
         def build() -> onnx.ModelProto:
             return model([onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes], ins, outs, **init)
 
@@ -152,7 +152,9 @@ def cases() -> Iterator[Case]:
             keep_engine=keep,
         )
 
-    ca = lambda: cast("x", "a", F)
+    def ca() -> onnx.NodeProto:
+        return cast("x", "a", F)
+
     yield one("MatMul", [ca(), mm, out], flat, "", W=W, keep=True)
     yield one("MatMul, Relu", [ca(), mm, node("Relu", ["m"], ["r"]), o], flat, "positive", W=W)
     yield one("MatMul, Mul scalar", [ca(), mm, node("Mul", ["m", "s"], ["r"]), o], flat, "scaled", W=W, s=np.float32(3))
@@ -206,7 +208,7 @@ def cases() -> Iterator[Case]:
         special="exp",
         W=W,
     )
-    yield one("MatMul read by Cast and by FP32 output", [ca(), mm, out], flat, "", outs=(O, value("m", F, [M, N])), W=W)
+    yield one("MatMul read by Cast and by FP32 output", [ca(), mm, out], flat, "", outs=(Y, value("m", F, [M, N])), W=W)
     yield one("MatMul, Cast BF16 out", [ca(), mm, cast("m", "o", B)], flat, "", outs=(value("o", B, [M, N]),), W=W)
     yield one(
         "BF16 in, MatMul, BF16 out", [ca(), mm, cast("m", "o", B)], flat, "",

@@ -20,6 +20,31 @@ SHAPES = {
 }
 
 
+def ca() -> onnx.NodeProto:
+    """The input in FP32."""
+    return cast("x", "a", F)
+
+
+def cw() -> onnx.NodeProto:
+    """The half weight in FP32."""
+    return cast("W", "w", F)
+
+
+def cb() -> onnx.NodeProto:
+    """The half bias in FP32."""
+    return cast("b", "c", F)
+
+
+def mm(left: str, right: str, out: str) -> onnx.NodeProto:
+    """A MatMul."""
+    return node("MatMul", [left, right], [out])
+
+
+def conv3(ins: list[str], out: str) -> onnx.NodeProto:
+    """A 3x3 Conv of the same size."""
+    return node("Conv", ins, [out], pads=[1] * 4)
+
+
 def _matrices(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows, k, n = shape
     rng = np.random.default_rng(0)
@@ -48,9 +73,7 @@ def spellings() -> Iterator[Case]:
         x, w, b = _matrices(shape)
         rows, k, n = shape
         w16, b16 = w.astype(np.float16), b.astype(np.float16)
-        X, O = value("x", H, [rows, k]), value("o", H, [rows, n])
-        ca, cw, cb = (lambda: cast("x", "a", F)), (lambda: cast("W", "w", F)), (lambda: cast("b", "c", F))
-        mm = lambda left, right, out: node("MatMul", [left, right], [out])
+        X, Y = value("x", H, [rows, k]), value("o", H, [rows, n])
         forms: dict[str, tuple[Callable[[], list[onnx.NodeProto]], dict[str, np.ndarray], bool, bool]] = {
             "plain": (lambda: [mm("x", "W", "o")], {"W": w16}, False, False),
             "plain, bias": (lambda: [mm("x", "W", "m"), node("Add", ["m", "b"], ["o"])], {"W": w16, "b": b16}, True, False),
@@ -86,7 +109,7 @@ def spellings() -> Iterator[Case]:
         for name, (nodes, init, bias, gelu) in forms.items():
             yield Case(
                 "spellings", f"MatMul {label} {name}",
-                lambda nodes=nodes, init=init, X=X, O=O: model(nodes(), [X], [O], **init),
+                lambda nodes=nodes, init=init, X=X, Y=Y: model(nodes(), [X], [Y], **init),
                 lambda x=x: [{"x": x}], _dense(w, b if bias else None, gelu), timed=True, keep_log=label == "768x768" and name == "sandwich",
             )  # fmt: skip
     rng = np.random.default_rng(0)
@@ -96,9 +119,7 @@ def spellings() -> Iterator[Case]:
         )
         cb32 = half(rng.standard_normal(channels).astype(np.float32))
         image = half((rng.standard_normal((16, channels, size, size)) + 0.3).astype(np.float32))
-        X, O = value("x", H, image.shape), value("o", H, image.shape)
-        conv = lambda ins, out: node("Conv", ins, [out], pads=[1] * 4)
-        lift = lambda: [cast("x", "a", F), cast("W", "w", F)]
+        X, Y = value("x", H, image.shape), value("o", H, image.shape)
 
         def reference(x: dict[str, Any], w: np.ndarray = cw32, b: np.ndarray = cb32) -> list[Any]:
             import torch
@@ -113,20 +134,20 @@ def spellings() -> Iterator[Case]:
         init = {"W": cw32.astype(np.float16), "b": cb32.astype(np.float16)}
         column = {"W": init["W"], "b": init["b"].reshape(1, -1, 1, 1)}
         convs: dict[str, tuple[Callable[[], list[onnx.NodeProto]], dict[str, np.ndarray]]] = {
-            "plain": (lambda: [conv(["x", "W", "b"], "o")], init),
+            "plain": (lambda: [conv3(["x", "W", "b"], "o")], init),
             "sandwich, bias inside": (
-                lambda: [*lift(), cast("b", "c", F), conv(["a", "w", "c"], "m"), cast("m", "o", H)],
+                lambda: [ca(), cw(), cast("b", "c", F), conv3(["a", "w", "c"], "m"), cast("m", "o", H)],
                 init,
             ),
             "sandwich, bias outside": (
-                lambda: [*lift(), conv(["a", "w"], "m"), cast("m", "h", H), node("Add", ["h", "b"], ["o"])],
+                lambda: [ca(), cw(), conv3(["a", "w"], "m"), cast("m", "h", H), node("Add", ["h", "b"], ["o"])],
                 column,
             ),
         }
         for name, (nodes, weights) in convs.items():
             yield Case(
                 "spellings", f"Conv 3x3 {channels} {name}",
-                lambda nodes=nodes, weights=weights, X=X, O=O: model(nodes(), [X], [O], **weights),
+                lambda nodes=nodes, weights=weights, X=X, Y=Y: model(nodes(), [X], [Y], **weights),
                 lambda image=image: [{"x": image}], reference, timed=True,
             )  # fmt: skip
 

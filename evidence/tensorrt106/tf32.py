@@ -14,6 +14,7 @@ import onnx
 from evidence.tensorrt106.graphs import F, model, node, value
 from evidence.tensorrt106.harness import Case
 
+HEADS = (8, 12, 300, 64)
 WAYS = ("exact", "nearest", "truncated")
 
 
@@ -82,8 +83,7 @@ def cases() -> Iterator[Case]:
             yield _case(f"MatMul by weight {size}", lambda w=w, i=ins, o=outs: model([node("MatMul", ["x", "W"], ["o"])], i, o, W=w), {"x": (m, k)}, lambda a, b: a @ b, w, strong)  # fmt: skip
             yield _case(f"Gemm by weight {size}", lambda w=w, i=ins, o=outs, n=n: model([node("Gemm", ["x", "W", "b"], ["o"])], i, o, W=w, b=np.zeros(n, "f4")), {"x": (m, k)}, lambda a, b: a @ b, w, strong)  # fmt: skip
             yield _case(f"MatMul of values {size}", lambda m=m, k=k, n=n: model([node("MatMul", ["x", "y"], ["o"])], [value("x", F, (m, k)), value("y", F, (k, n))], [value("o", F, (m, n))]), {"x": (m, k), "y": (k, n)}, lambda a, b: a @ b, None, strong)  # fmt: skip
-        shape = (8, 12, 300, 64)
-        yield _case("batched Q K^T", lambda: model([node("Transpose", ["y"], ["t"], perm=[0, 1, 3, 2]), node("MatMul", ["x", "t"], ["o"])], [value("x", F, shape), value("y", F, shape)], [value("o", F, (8, 12, 300, 300))]), {"x": shape, "y": shape}, lambda a, b: a @ b.transpose(-1, -2), None, strong)  # fmt: skip
+        yield _case("batched Q K^T", lambda: model([node("Transpose", ["y"], ["t"], perm=[0, 1, 3, 2]), node("MatMul", ["x", "t"], ["o"])], [value("x", F, HEADS), value("y", F, HEADS)], [value("o", F, (8, 12, 300, 300))]), {"x": HEADS, "y": HEADS}, lambda a, b: a @ b.transpose(-1, -2), None, strong)  # fmt: skip
         for channels, size, kernel in ((64, 56, 3), (256, 28, 3), (256, 28, 1), (32, 64, 5)):
             w = weights(channels, channels, kernel, kernel)
             io = (4, channels, size, size)
