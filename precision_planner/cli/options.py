@@ -19,6 +19,7 @@ _GRAPH_OPTIONS = (
     click.option("--no-fuse", is_flag=True, help="Fuse nothing."),
     click.option("--keep-fp32", multiple=True, metavar="SEL", help="Nodes that stay in FP32."),
     click.option("--keep-bf16", multiple=True, metavar="SEL", help="Nodes that compute in BF16."),
+    click.option("--keep-sum32", multiple=True, metavar="SEL", help="Products in FP16 that sum in FP32."),
     click.option("--only-low", multiple=True, metavar="SEL", help="The only nodes that go low."),
     click.option(
         "--keep-as",

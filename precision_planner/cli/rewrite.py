@@ -71,6 +71,8 @@ def _render(report: dict[str, Any], note: Any) -> None:
         console.print(f"converted  {report['converted']} nodes to {report['precision']}, {report['casts']} Casts")
         if bf16:
             console.print(f"kept bf16  {len(bf16)} nodes")
+        if report["kept_sum32"]:
+            console.print(f"sums fp32  {len(report['kept_sum32'])} products in fp16")
         console.print(f"kept fp32  {len(kept)} nodes")
         reasons: dict[str, list[str]] = {}
         for entry in kept:

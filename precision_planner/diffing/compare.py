@@ -51,6 +51,7 @@ def compare(
     weights: WeightPolicy | None = None,
     keep_fp32: Iterable[Any] = (),
     keep_bf16: Iterable[Any] = (),
+    keep_sum32: Iterable[Any] = (),
     tf32: Tf32 | None = None,
     accumulation: Accumulation | None = None,
     layers: bool | None = None,
@@ -77,6 +78,7 @@ def compare(
       weights: how constants are rounded, "ieee" or "saturate"; by default what the semantics say.
       keep_fp32: nodes that stay FP32 when an FP32 candidate is simulated.
       keep_bf16: nodes that are BF16 then.
+      keep_sum32: products that add up in FP32 then, whatever `accumulation` says of the others.
       tf32: a simulation takes the operands of products that stay FP32 in TF32, "nearest" (True) or "truncated" (see
         `precision_planner.simulation.prepare`); None does as a plan's folder says, rounded as its target rounds.
       accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, for a plan's
@@ -106,10 +108,11 @@ def compare(
         simulate, semantics = str(cand_side.plan["precision"]), "fused"
         keep_fp32 = (*keep_fp32, *cand_side.kept("fp32"))
         keep_bf16 = (*keep_bf16, *cand_side.kept("bf16"))
+        keep_sum32 = (*keep_sum32, *cand_side.kept("fp16+"))
     planned = get_target(str(cand_side.plan["target"])) if cand_side.plan else None
     if planned is not None and (cand_side.is_weak_plan or _is_typed_low(cand_side)):
         accumulation = accumulation or planned.sums
-    kept = (*keep_fp32, *keep_bf16)
+    kept = (*keep_fp32, *keep_bf16, *keep_sum32)
     how = semantics == "fused" or weights is not None or accumulation == "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
     with Runner(ref_side) as ref_runner, Runner(cand_side, provider=provider) as cand_runner:
@@ -120,6 +123,7 @@ def compare(
             weights=weights,
             keep_fp32=tuple(keep_fp32),
             keep_bf16=tuple(keep_bf16),
+            keep_sum32=tuple(keep_sum32),
             tf32=_planned_tf32(cand_side, planned) if tf32 is None else tf32,
             accumulation=accumulation or "fp32",
         )

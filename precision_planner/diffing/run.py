@@ -56,6 +56,7 @@ class Runner:
         weights: WeightPolicy | None = None,
         keep_fp32: tuple[Any, ...] = (),
         keep_bf16: tuple[Any, ...] = (),
+        keep_sum32: tuple[Any, ...] = (),
         tf32: Tf32 = False,
         accumulation: Accumulation = "fp32",
     ) -> Runner:
@@ -68,6 +69,7 @@ class Runner:
           weights: how constants are rounded.
           keep_fp32: what stays FP32.
           keep_bf16: what is BF16 instead of FP16.
+          keep_sum32: products that add up in FP32 whatever `accumulation` says.
           tf32: products that stay FP32 are simulated in TF32, "nearest" (True) or "truncated".
           accumulation: of products that are simulated in FP16, "fp32" or "fp16".
         """
@@ -77,7 +79,7 @@ class Runner:
         elif self.side.engine is not None or self._provider == "tensorrt":
             self._open_tensorrt()
         else:
-            self._open_model(simulate, semantics, weights, keep_fp32, keep_bf16, tf32, accumulation)
+            self._open_model(simulate, semantics, weights, keep_fp32, keep_bf16, keep_sum32, tf32, accumulation)
         return self
 
     def run(self, batch: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
@@ -145,6 +147,7 @@ class Runner:
         weights: WeightPolicy | None,
         keep_fp32: tuple[Any, ...],
         keep_bf16: tuple[Any, ...],
+        keep_sum32: tuple[Any, ...],
         tf32: Tf32,
         accumulation: Accumulation,
     ) -> None:
@@ -162,6 +165,7 @@ class Runner:
                 precision=simulate if not typed else None,
                 keep_fp32=keep_fp32,
                 keep_bf16=keep_bf16,
+                sums32=keep_sum32,
                 semantics=semantics,
                 weights=weights,
                 tf32=tf32,

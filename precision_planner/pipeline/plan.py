@@ -354,6 +354,7 @@ def _predict(
         semantics="fused",
         keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
         keep_bf16=[node.node for node in result.assignment.nodes.values() if node.compute == "bf16"],
+        keep_sum32=[node.node for node in result.assignment.sums32],
         accumulation=target.sums,
         tolerance=bounds,
         metrics=metrics,

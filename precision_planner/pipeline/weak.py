@@ -31,6 +31,10 @@ def _is_untyped(op_type: str) -> bool:
     return (found.exact and not found.pointwise) or found.converts or found.normalizes == "layer"
 
 
+_CONSTRAINED = {"fp16+": ("fp16", "fp32")}
+"""Precision -> layer precision and output type, where these differ: what writes FP32 has no reason to sum in FP16."""
+
+
 def weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
     """What a weakly typed build parses: FP32 types, with the fusions."""
     result = rewrite(
@@ -113,7 +117,9 @@ def constraints_of(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constrain
     index = GraphIndex(built.proto)
     found = [(_node(index, node), precision) for node, precision in nodes.items()]
     return tuple(
-        Constraint(node.name, tuple(name for name in node.output if name), precision, precision)
+        Constraint(
+            node.name, tuple(name for name in node.output if name), *_CONSTRAINED.get(precision, (precision,) * 2)
+        )
         for node, precision in found
     )
 

@@ -25,7 +25,7 @@ class PlannedNode:
       op_type: its operator, with the domain where it is not ONNX's own.
       scope: the path of the body it stands in, empty in the main graph.
       output: its first output; with `scope`, its identity.
-      precision: 'fp16', 'bf16', 'fp32', or '' for a node that handles no floats.
+      precision: 'fp16', 'fp16+' (halves, summed in FP32), 'bf16', 'fp32', or '' for a node that handles no floats.
       keep_as: 'compute' (low inputs and outputs, FP32 inside) or 'island' (FP32 in and out), for a node kept in FP32.
       reason: why, in a sentence; '' for a node that simply follows the default.
       rule: the rule that decided, None where none did.

@@ -68,6 +68,7 @@ class ConvertResult:
       copies: tensors that exist in two types because their readers differ.
       changes: what the weight policy changed beyond rounding.
       sorted: the graph was not in topological order and now is.
+      renamed: values of the input model that have another name in the typed one.
     """
 
     model: Model
@@ -78,6 +79,7 @@ class ConvertResult:
     copies: int = 0
     changes: tuple[WeightChange, ...] = ()
     sorted: bool = False
+    renamed: Mapping[Key, str] = field(default_factory=dict)
 
 
 def convert(model: Model, assignment: TypeAssignment, options: ConvertOptions | None = None) -> ConvertResult:
@@ -143,6 +145,7 @@ class _Writer:
             copies=self.constants.copies,
             changes=tuple(self.constants.changes),
             sorted=is_sorted,
+            renamed=dict(self.stored_name),
         )
 
     # names of values in their types

@@ -56,6 +56,7 @@ def build_report(
         "islands": [{**_match(match, source_index), "reason": reason} for match, reason in fusion.islands],
         "kept_fp32": [],
         "kept_bf16": [],
+        "kept_sum32": [],
         "converted": result.converted,
         "casts": result.casts,
         "removed_casts": list(result.removed_casts),
@@ -78,6 +79,8 @@ def build_report(
                 entry["rule"] = typing.rule
             if typing.compute == "fp32":
                 report["kept_fp32"].append({**entry, "as": typing.keep_as, "forced": typing.forced})
+            elif typing.compute == "fp16+":
+                report["kept_sum32"].append(entry)
             elif typing.compute != assignment.options.precision:
                 report["kept_bf16"].append(entry)
         report["interface"]["inputs"] = {n: _type(t) for n, t in assignment.inputs.items()}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from precision_planner.errors import ConversionError
+from precision_planner.errors import ConversionError, SelectorError
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, infer_types
 from precision_planner.model.inputs import load_inputs
 from precision_planner.operators import RESHAPES, carries, moves_values, op_types, row_of
@@ -21,6 +21,7 @@ from precision_planner.planning.selectors import CATEGORIES, pattern_kinds, sele
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.report import build_report
+from precision_planner.rewriting.sums import promise_sums
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.rewriting.verify import summarize, verify_typed
 from precision_planner.rewriting.weights import check_policy
@@ -35,6 +36,7 @@ from precision_planner.typing import (
     TypingOptions,
     assign_types,
 )
+from precision_planner.typing.decisions import sums_are_promised
 from precision_planner.typing.elements import find_elements, opset_of
 from precision_planner.typing.gather import BF16_CAST_OPSET
 
@@ -83,6 +85,7 @@ def rewrite(
     fuse: Sequence[str] | str | None = ("layernorm",),
     keep_fp32: Sequence[str] | str = (),
     keep_bf16: Sequence[str] | str = (),
+    keep_sum32: Sequence[str] | str = (),
     only_low: Sequence[str] | str = (),
     keep_as: KeepAs | None = None,
     io_types: str = "keep",
@@ -103,6 +106,8 @@ def rewrite(
       fuse: pattern kinds or categories that become one node; empty or None for none.
       keep_fp32: selectors of nodes that stay in FP32.
       keep_bf16: selectors of nodes that compute in BF16.
+      keep_sum32: selectors of nodes in FP16 whose products sum in FP32 (fp16+): each is put between Casts, its bias
+        outside. Nodes among them that are no products are left as they are.
       only_low: selectors of the only nodes that go low; all others stay in FP32.
       keep_as: how kept normalizations are kept: "compute" or "island"; None takes what costs least.
       io_types: "keep", "low" or "low=GLOB,GLOB".
@@ -125,6 +130,7 @@ def rewrite(
         kinds=pattern_kinds(_list(fuse)),
         keep_fp32=_list(keep_fp32),
         keep_bf16=_list(keep_bf16),
+        keep_sum32=_list(keep_sum32),
         only_low=_list(only_low),
         keep_as=keep_as,
         io_types=io_types,
@@ -152,6 +158,7 @@ class _Rewrite:
     kinds: tuple[str, ...]
     keep_fp32: tuple[str, ...]
     keep_bf16: tuple[str, ...]
+    keep_sum32: tuple[str, ...]
     only_low: tuple[str, ...]
     keep_as: KeepAs | None
     io_types: str
@@ -198,6 +205,7 @@ class _Rewrite:
             assignment = assign_types(model, decisions, options, index=now, types=table)
             self._check(assignment)
             result = convert(model, assignment, ConvertOptions(self.weights))  # type: ignore[arg-type]
+            result = self._promise_sums(result, assignment)
         finished = self._as_plugins(result.model)
         typed, narrowed = narrow_inputs(finished) if self.int32_inputs else (finished, {})
         seconds = time.perf_counter() - started - fusing
@@ -222,7 +230,11 @@ class _Rewrite:
 
     def _needed_kinds(self) -> tuple[str, ...]:
         """The pattern kinds that are fused or that a selector names; recognizing all of them takes time."""
-        parts = [part for s in (*self.keep_fp32, *self.keep_bf16, *self.only_low) for part in split_selector(s)]
+        parts = [
+            part
+            for s in (*self.keep_fp32, *self.keep_bf16, *self.keep_sum32, *self.only_low)
+            for part in split_selector(s)
+        ]
         families = {*CATEGORIES, *(kind for family in CATEGORIES.values() for kind in family)}
         named = pattern_kinds(part for part in parts if part in families)
         return tuple(dict.fromkeys((*self.kinds, *named)))
@@ -255,6 +267,9 @@ class _Rewrite:
                         found[identity] = Decision(self.precision, "named by --only-low", binding=True)  # type: ignore[arg-type]
                 elif not moves_values(node) and not row_of(node).generates and node.op_type != "Constant":
                     found[identity] = Decision("fp32", "not named by --only-low", keep_as=self.keep_as, binding=True)
+        for identity in self._summing(index, matches):
+            reason = f"selected by --keep-sum32 {','.join(self.keep_sum32)}"
+            found[identity] = Decision("fp16+", reason, binding=True)
         for identity in self._select(index, matches, self.keep_bf16):
             found[identity] = Decision("bf16", f"selected by --keep-bf16 {','.join(self.keep_bf16)}", binding=True)
         for selector in self.keep_fp32:
@@ -269,6 +284,27 @@ class _Rewrite:
         for selector in selectors:
             chosen |= select(self.source, index, matches, None, selector)
         return _with_bodies(index, chosen)
+
+    def _summing(self, index: GraphIndex, matches: Sequence[Match]) -> list[NodeId]:
+        """The products that --keep-sum32 names; an error where it names none."""
+        if not self.keep_sum32:
+            return []
+        chosen = self._select(index, matches, self.keep_sum32)
+        places = ((identity, index.find(identity)) for identity in chosen)
+        found = [i for i, at in places if at is not None and sums_are_promised(at[0].nodes[at[1]])]
+        if not found:
+            raise SelectorError(
+                f"--keep-sum32 {','.join(self.keep_sum32)} names no product: sums are promised for "
+                "MatMul, Gemm, Conv and ConvTranspose"
+            )
+        if self.precision != "fp16":
+            raise ConversionError(f"--keep-sum32 is for --precision fp16; products in {self.precision} sum in FP32")
+        return found
+
+    def _promise_sums(self, result: ConvertResult, assignment: TypeAssignment) -> ConvertResult:
+        places = [(n.node.scope, n.node.output) for n in assignment.sums32]
+        promised = promise_sums(result.model, [(path, result.renamed.get((path, v), v)) for path, v in places])
+        return replace(result, model=promised.model, casts=result.casts + promised.casts)
 
     # opset
 

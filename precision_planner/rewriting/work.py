@@ -17,7 +17,8 @@ def work_share(index: GraphIndex, types: TypeTable, assignment: TypeAssignment) 
     Symbolic and unknown sizes count as 1, so that the shares compare layers of one model, not absolute cost.
 
     Returns:
-      {"total": count, "fp32": share, "fp16": share, "bf16": share}; shares are 0 where nothing could be counted.
+      {"total": count, "fp32": share, "fp16": share, "bf16": share}; shares are 0 where nothing could be counted. fp16+
+      counts as fp16: its values and weights are halves.
     """
     counts = {"fp32": 0, "fp16": 0, "bf16": 0}
     for scope, position, node in index.nodes():
@@ -25,7 +26,7 @@ def work_share(index: GraphIndex, types: TypeTable, assignment: TypeAssignment) 
             continue
         typing = assignment.nodes.get(index.node_id(scope, position))
         if typing is not None:
-            counts[typing.compute] += _multiply_adds(types, scope, node)
+            counts[typing.compute.rstrip("+")] += _multiply_adds(types, scope, node)
     total = sum(counts.values())
     return {"total": total, **{name: round(count / total, 6) if total else 0.0 for name, count in counts.items()}}
 

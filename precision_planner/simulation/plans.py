@@ -200,9 +200,13 @@ def fuse_chains(plan: RoundingPlan, index: GraphIndex) -> RoundingPlan:
 
 
 def with_accumulation(
-    plan: RoundingPlan, model: Model, index: GraphIndex, types: TypeTable | None = None
+    plan: RoundingPlan,
+    model: Model,
+    index: GraphIndex,
+    types: TypeTable | None = None,
+    sums32: Collection[NodeId] = (),
 ) -> RoundingPlan:
-    """A plan in which the products that read and write FP16 also add up in it.
+    """A plan in which the products that read and write FP16 also add up in it, but for those promised FP32 sums.
 
     Products that read or write FP32 or BF16 have FP32 accumulators. So have, for want of better, those whose
     operands' ranks are unknown, and at an opset below 13 those whose length is known only at run time (all, below 7).
@@ -212,7 +216,9 @@ def with_accumulation(
       model: in FP32, without local functions.
       index: of its proto.
       types: of its values, where they are known.
+      sums32: products in FP16 that add up in FP32 (fp16+).
     """
+    exempt = frozenset(sums32)
     known = infer_types(model, index) if types is None else types
     found = dict(plan.accumulated)
     for scope, position, node in index.nodes():
@@ -221,7 +227,7 @@ def with_accumulation(
         if plan.stored.get((scope.path, node.output[0])) != TensorProto.FLOAT16:
             continue
         product = product_of(node, scope, known, model.opset)
-        if product is not None:
+        if product is not None and index.node_id(scope, position) not in exempt:
             found[scope.path, position] = product
     return replace(plan, accumulated=found)
 

@@ -94,6 +94,7 @@ def prepare(
     weights: WeightPolicy | None = None,
     tf32: Tf32 = False,
     accumulation: Accumulation = "fp32",
+    sums32: Iterable[str | NodeId] = (),
 ) -> Simulation:
     """The FP32 model that computes what a 16-bit one would.
 
@@ -110,6 +111,7 @@ def prepare(
       tf32: products that stay in FP32 take their operands in TF32, as a build with TF32 allowed does: True or "nearest"
         rounded, "truncated" with both operands cut off where both are computed, the worst that was seen.
       accumulation: "fp32", or "fp16" for products that compute in FP16: what a weakly typed builder may choose.
+      sums32: products that add up in FP32 all the same, named as in `keep_fp32`; an assignment names its own.
 
     Raises:
       ConversionError: unknown precision, semantics, accumulation or tf32, or an assignment for a typed model.
@@ -158,7 +160,10 @@ def prepare(
     if semantics == "fused":
         plan = fuse_chains(plan, GraphIndex(wide.proto))
     if accumulation == "fp16":
-        plan = with_accumulation(plan, wide, GraphIndex(wide.proto))
+        index = GraphIndex(wide.proto)
+        promised = set(select_nodes(wide, index, sums32))
+        promised.update(() if assignment is None else (typing.node for typing in assignment.sums32))
+        plan = with_accumulation(plan, wide, index, sums32=promised)
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
     description += f", {semantics} semantics, {stored}" + (", FP16 accumulation" if plan.accumulated else "")
     return Simulation(

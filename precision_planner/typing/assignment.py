@@ -85,6 +85,11 @@ class TypeAssignment:
         return tuple(node for node in self.nodes.values() if node.compute != "fp32")
 
     @property
+    def sums32(self) -> tuple[NodeTyping, ...]:
+        """Every product in FP16 whose sum is promised in FP32 (fp16+)."""
+        return tuple(node for node in self.nodes.values() if node.compute == "fp16+")
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether the typed graph is the input graph."""
         types = (*self.storage.values(), *self.reads.values(), *self.returns.values())

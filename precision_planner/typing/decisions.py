@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from precision_planner.errors import ConversionError
+from precision_planner.operators import is_product
 
-Precision = Literal["fp16", "bf16", "fp32"]
+Precision = Literal["fp16", "fp16+", "bf16", "fp32"]
+"""fp16+: values and weights in FP16, and a product's sum promised in FP32; a node that sums nothing is in FP16."""
 KeepAs = Literal["compute", "island"]
 
 ELEMENT_TYPES: Mapping[str, int] = {
     "fp16": TensorProto.FLOAT16,
+    "fp16+": TensorProto.FLOAT16,
     "bf16": TensorProto.BFLOAT16,
     "fp32": TensorProto.FLOAT,
 }
@@ -25,7 +28,12 @@ PRECISIONS: Mapping[int, Precision] = {
     TensorProto.BFLOAT16: "bf16",
     TensorProto.FLOAT: "fp32",
 }
-"""The reverse of `ELEMENT_TYPES`."""
+"""The reverse of `ELEMENT_TYPES`, which does not say in what is summed."""
+
+
+def sums_are_promised(node: NodeProto) -> bool:
+    """Whether a node is one whose sum can be promised in FP32 (fp16+): a product of ONNX's own domain."""
+    return is_product(node) and node.domain in ("", "ai.onnx")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import onnx
 
 from precision_planner.model import NodeId
 from precision_planner.typing.assignment import Key, NodeTyping, TypeAssignment
-from precision_planner.typing.decisions import PRECISIONS
+from precision_planner.typing.decisions import PRECISIONS, sums_are_promised
 from precision_planner.typing.state import ANY, NodeState, Req, State
 
 
@@ -88,6 +88,9 @@ def _typing(state: State, identity: NodeId, node: onnx.NodeProto, found: NodeSta
     cell = state.cells[found.cell]
     decision = found.decision
     compute = "fp32" if found.keep_as == "compute" else PRECISIONS.get(cell.element, "fp32")
+    asked = decision is not None and decision.precision == "fp16+"
+    if asked and compute == "fp16" and sums_are_promised(node):
+        compute = "fp16+"
     reason = cell.reason
     if compute == "fp32" and not reason and found.moves:
         reason = "moves values between FP32 neighbors"

@@ -129,7 +129,8 @@ class Evaluator:
             plan = all_low(self.runner.model, index, elem_type, kept, "saturate", brain)
         plan = with_tf32(plan, index, self._elements, self.setting.tf32)
         if self.setting.accumulation == "fp16":
-            plan = with_accumulation(plan, self.runner.model, index, self.types)
+            sums32 = [typing.node for typing in assignment.sums32]
+            plan = with_accumulation(plan, self.runner.model, index, self.types, sums32)
         return plan if strong else fuse_chains(plan, index)
 
     def _tensors_only(self, plan: RoundingPlan) -> RoundingPlan:
