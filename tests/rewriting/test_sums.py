@@ -7,13 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
-from precision_planner.numerics.tolerance import parse_tolerances
 
 from precision_planner import rewrite, simulate
 from precision_planner.errors import ConversionError, SelectorError
 from precision_planner.model import GraphIndex, Model
-from precision_planner.planning.search.evaluate import Evaluator, Setting
-from precision_planner.typing import Decision, TypingOptions
+from precision_planner.typing import Decision, assign_types
 
 RNG = np.random.default_rng(0)
 
@@ -123,16 +121,20 @@ def test_products_in_bodies_are_reached() -> None:
     assert [n.op_type for n in body.node if product.output[0] in n.input] == ["Cast"]
 
 
-def test_the_search_can_ask_for_it() -> None:
+def test_a_decision_is_simulated_without_being_written() -> None:
     model, _, x = _long_sum()
-    setting = Setting(TypingOptions(), "strong", tuple(parse_tolerances({"sad": 1.0})), accumulation="fp16")
-    with Evaluator(Model.load(model), [{"x": x}], setting) as evaluator:
-        index = evaluator.runner.index
-        product = index.node_id(index.main, 0)
-        assert len(evaluator.rounding({}).accumulated) == 1
-        promised = evaluator.rounding({product: Decision("fp16+", "")})
-        assert not promised.accumulated
-        assert promised.stored == evaluator.rounding({}).stored
+    loaded = Model.load(model)
+    index = GraphIndex(loaded.proto)
+    product = index.node_id(index.main, 0)
+    right = simulate(model, {"x": x}, accumulation="fp32")["y"]
+
+    def found(precision: str) -> np.ndarray:
+        assignment = assign_types(loaded, {product: Decision(precision, "")})
+        assert [typing.compute for typing in assignment.nodes.values()] == [precision]
+        return simulate(model, {"x": x}, assignment=assignment, accumulation="fp16")["y"]
+
+    assert np.array_equal(found("fp16+"), right)
+    assert not np.array_equal(found("fp16"), right)
 
 
 def test_what_sums_nothing_is_refused() -> None:
