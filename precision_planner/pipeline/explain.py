@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from precision_planner.diffing import Diff
     from precision_planner.diffing.sources import Side
     from precision_planner.model import Model
-    from precision_planner.pipeline.plan import PlannedModel
+    from precision_planner.pipeline.finishing import PlannedModel
 
 WORST_TENSORS = 12
 """So many weights are listed, those that the cast hurts most."""

@@ -1,110 +1,133 @@
-"""Between the rules' choice and the final rewrite: the search, on the graph that the rewrite makes."""
+"""Between the rules' draft and the final rewrite: the search, on the graph that the rewrite makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from precision_planner.model import GraphIndex, Model, NodeId
-from precision_planner.model.inputs import Inputs
 from precision_planner.numerics.metrics import HIGHER_IS_BETTER
 from precision_planner.numerics.tolerance import Tolerance
-from precision_planner.planning.decide import Choice
+from precision_planner.pipeline.ground import Ground
+from precision_planner.pipeline.request import Request
+from precision_planner.pipeline.variants import Draft
 from precision_planner.planning.search import (
-    DEFAULT_BUDGET,
-    Clock,
-    OwnMetric,
+    Judged,
     Region,
     SearchOptions,
     SearchReport,
     Setting,
     find_plan,
+    judge_draft,
 )
-from precision_planner.rewriting import rewrite
+from precision_planner.rules import RuleBook
 from precision_planner.targets import Target
 from precision_planner.typing import Decision
 
-__all__ = ["SearchRequest", "search_choice"]
-
-MAX_BATCHES = 4
-"""Batches that plans are judged on while searching; the prediction at the end takes all."""
+__all__ = ["Searched", "look_at", "search_draft"]
 
 
 @dataclass(frozen=True)
-class SearchRequest:
-    """What the user wants of a search.
+class Searched:
+    """A search's result on a draft.
 
     Attributes:
-      clock: of the budget, for all plans that one call tries.
-      jobs: evaluations at once.
-      scheduler: address of a dask scheduler.
-      metrics: the user's own metrics by name.
+      draft: the draft.
+      report: what was found.
+      plans: decisions about the draft's model, and whether products in FP32 use TF32: the plan, then others that meet
+        the tolerance should it not do on all data.
     """
 
-    clock: Clock = field(default_factory=lambda: Clock(DEFAULT_BUDGET))
-    jobs: int = 1
-    scheduler: str | None = None
-    metrics: Mapping[str, OwnMetric] = field(default_factory=dict)
+    draft: Draft
+    report: SearchReport
+    plans: tuple[tuple[Mapping[NodeId, Decision], bool], ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the plan meets the tolerance as simulated."""
+        return bool(self.report.data["passed"])
 
 
-def search_choice(
-    choice: Choice,
-    data: Inputs,
-    target: Target,
-    bounds: Sequence[Tolerance],
-    request: SearchRequest,
-    *,
-    precision: str,
-    fuse: Sequence[str],
-    tf32: bool,
-    options: Mapping[str, Any],
-    progress: Callable[[str], None] | None = None,
-) -> tuple[Choice, SearchReport]:
-    """The choice with what the search adds to it and takes from it.
+@dataclass(frozen=True)
+class _Subject:
+    """A draft's fused model, with what was decided about its nodes."""
+
+    fused: Model
+    base: dict[NodeId, Decision]
+    setting: Setting
+
+
+def look_at(draft: Draft, ground: Ground, request: Request) -> Judged:
+    """What a draft is worth as the rules have it."""
+    subject = _subject(draft, request)
+    return judge_draft(subject.fused, ground.batches, ground.references, subject.base, subject.setting)
+
+
+def search_draft(
+    draft: Draft, ground: Ground, request: Request, progress: Callable[[str], None] | None = None
+) -> Searched:
+    """Search for what the tolerance needs besides a draft, and what it does not need of it.
 
     Args:
-      choice: what the rules led to.
-      data: inputs; the first `MAX_BATCHES` batches are searched on.
-      target: the build target.
-      bounds: the tolerance.
-      request: how to search.
-      precision: the low precision.
-      fuse: pattern kinds that become one node.
-      tf32: whether the build may run kept products in TF32.
-      options: those of `rewrite`, the user's selectors among them.
+      draft: what the rules led to.
+      ground: the model and its data.
+      request: what is asked.
       progress: called with what is being done.
     """
-    first = rewrite(choice.model, precision=precision, fuse=fuse, decisions=choice.decisions, verify=False, **options)
+    subject, search = _subject(draft, request), request.search
+    target = request.aim.target
+    report = find_plan(
+        subject.fused,
+        ground.batches,
+        subject.base,
+        target,
+        subject.setting,
+        SearchOptions(
+            search.clock,
+            search.jobs,
+            search.scheduler,
+            _may_raise(target, ground.data.synthesised),
+            progress,
+            request.tf32[1],
+            target.margin,
+        ),
+        references=ground.references,
+        fixed=frozenset(node for node, decision in subject.base.items() if _is_users(decision)),
+        guard=frozenset(node for node, decision in subject.base.items() if _guards(decision, draft.choice.rulebook)),
+    )
+    found = [(report.decisions, report.tf32), *((other.decisions, other.tf32) for other in report.fallbacks)]
+    plans = [(_of_the_unfused(decisions, draft.choice.model, subject.fused), tf32) for decisions, tf32 in found]
+    return Searched(draft, report, tuple(plans))
+
+
+def _subject(draft: Draft, request: Request) -> _Subject:
+    aim = request.aim
+    first = draft.rewritten(aim.precision)
     assert first.assignment is not None
     index = GraphIndex(first.fused.proto)
     base = {node: decision for node, decision in first.decisions.items() if index.find(node) is not None}
-    batches = [batch for _, batch in zip(range(MAX_BATCHES), data, strict=False)]
     setting = Setting(
         first.assignment.options,
-        "strong" if target.strong else "weak",
-        tuple(_tightened(bound, target.margin) for bound in bounds),
-        dict(request.metrics),
-        "inf" if options.get("weights") == "ieee" else "saturate",
-        tf32 and target.tf32,
-        target.sums,
+        "strong" if aim.target.strong else "weak",
+        tuple(_tightened(bound, aim.target.margin) for bound in aim.bounds),
+        dict(aim.metrics),
+        "inf" if draft.variant.options.get("weights") == "ieee" else "saturate",
+        request.tf32[0] and aim.target.tf32,
+        aim.target.sums,
     )
-    report = find_plan(
-        first.fused,
-        batches,
-        base,
-        frozenset(node for node, decision in base.items() if decision.binding),
-        target,
-        setting,
-        SearchOptions(
-            request.clock,
-            request.jobs,
-            request.scheduler,
-            _may_raise(target, data.synthesised),
-            progress,
-        ),
-    )
-    return replace(choice, decisions=_of_the_unfused(report.decisions, choice.model, first.fused)), report
+    return _Subject(first.fused, base, setting)
+
+
+def _is_users(decision: Decision) -> bool:
+    """Whether the user said so, by a selector."""
+    return decision.binding and decision.rule is None
+
+
+def _guards(decision: Decision, rulebook: RuleBook) -> bool:
+    """Whether a rule keeps it from the edge of the range: data shows a lower bound, and the headroom is the user's."""
+    rule = rulebook.get(decision.rule) if decision.rule else None
+    about_range = rule is not None and "range" in rule.tags
+    return about_range or any(name.endswith("headroom") for name in decision.evidence)
 
 
 def _of_the_unfused(decisions: Mapping[NodeId, Decision], model: Model, fused: Model) -> dict[NodeId, Decision]:
@@ -126,7 +149,7 @@ def _tightened(bound: Tolerance, margin: float) -> Tolerance:
 
 
 def _may_raise(target: Target, made_up: bool) -> Callable[[GraphIndex, Region], bool]:
-    """What can be put into FP32: for the target, and never a product on the word of made-up data alone."""
+    """What should be put into FP32: for the target, and a product on the word of made-up data alone only if it must."""
 
     def may(index: GraphIndex, region: Region) -> bool:
         if made_up and region.kind == "gemm":

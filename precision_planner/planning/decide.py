@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from precision_planner.analysis.evidence import collect_evidence
-from precision_planner.model import Model, NodeId
+from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
 from precision_planner.numerics.formats import get_format
 from precision_planner.patterns import Match
@@ -35,6 +35,7 @@ class Choice:
       repairs: what was changed in the graph: {repair, rule, nodes, note, ...}.
       evidence: what the rules were asked about, of `model`.
       rulebook: the rules asked.
+      measured: the same as `evidence`, of the input model.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Choice:
     repairs: tuple[Mapping[str, Any], ...]
     evidence: Evidence
     rulebook: RuleBook
+    measured: Evidence
 
 
 def decide(
@@ -58,6 +60,8 @@ def decide(
     disable: Sequence[str] = (),
     fuse: Sequence[str] = ("layernorm",),
     without: Sequence[str] = (),
+    untouched: Collection[NodeId] = (),
+    measured: Evidence | None = None,
 ) -> Choice:
     """Ask the rules about a model and resolve what they propose.
 
@@ -76,24 +80,29 @@ def decide(
       disable: ids or tags of rules not asked.
       fuse: pattern kinds or categories that may be fused.
       without: repairs that are not applied.
+      untouched: nodes that the user keeps: no repair changes them, what they read, or what reads them.
+      measured: evidence about this very model that was collected before, for the same question.
     """
     rulebook = load_rulebook(rules)
     # the user's own selectors are applied by `rewrite`, where they win over every decision
     choices = Choices(fuse=frozenset(pattern_kinds(fuse)))
 
-    def ask(subject: Model) -> tuple[Evidence, Evaluation, Resolution]:
-        evidence = collect_evidence(subject, inputs=inputs, precision=precision, target=target, headroom=headroom)
+    def ask(subject: Model, known: Evidence | None = None) -> tuple[Evidence, Evaluation, Resolution]:
+        evidence = known or collect_evidence(
+            subject, inputs=inputs, precision=precision, target=target, headroom=headroom
+        )
         return evidence, *judge(evidence)
 
     def judge(evidence: Evidence, without: Collection[str] = without) -> tuple[Evaluation, Resolution]:
         evaluation = evaluate(rulebook, evidence, only=only, disable=disable, policy=policy, without=without)
         return evaluation, resolve(evaluation, evidence, choices, policy=policy)
 
-    evidence, evaluation, resolution = ask(model)
-    findings = evaluation.findings
+    evidence, evaluation, resolution = ask(model, measured)
+    first, findings = evidence, evaluation.findings
     repairs: tuple[Mapping[str, Any], ...] = ()
     for _ in range(ROUNDS):
-        repaired = carry_out(evidence, resolution.repairs, inputs)
+        wanted = [one for one in resolution.repairs if not _touches(evidence.index, one.nodes, untouched)]
+        repaired = carry_out(evidence, wanted, inputs)
         if not repaired.entries:
             break
         model, repairs = repaired.model, (*repairs, *repaired.entries)
@@ -102,7 +111,24 @@ def decide(
         evaluation, resolution = judge(evidence, without=REPAIRS)
     kept = {**_normalizations(evidence, evaluation, resolution), **resolution.decisions}
     decisions = {node: _bound(decision, rulebook) for node, decision in kept.items()}
-    return Choice(model, decisions, findings, repairs, evidence, rulebook)
+    return Choice(model, decisions, findings, repairs, evidence, rulebook, first)
+
+
+def _touches(index: GraphIndex, nodes: Collection[NodeId], untouched: Collection[NodeId]) -> bool:
+    """Whether nodes, their producers or their readers are among those that nothing may change."""
+    if not untouched:
+        return False
+    near = set(nodes)
+    for identity in nodes:
+        found = index.find(identity)
+        if found is None:
+            continue
+        scope, position = found
+        node = scope.nodes[position]
+        makers = [scope.producer(name) for name in node.input if name]
+        near.update(index.node_id(scope, at) for at in makers if at is not None)
+        near.update(index.node_id(scope, use.position) for name in node.output if name for use in scope.consumers(name))
+    return not near.isdisjoint(untouched)
 
 
 def _bound(decision: Decision, rulebook: RuleBook) -> Decision:

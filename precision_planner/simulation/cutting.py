@@ -15,7 +15,7 @@ from precision_planner.model.blocks import containers, part_input
 from precision_planner.model.order import reads
 from precision_planner.simulation.rounding import RoundingPlan, apply_rounding
 
-__all__ = ["Block", "Cut", "Signature"]
+__all__ = ["Block", "Cut", "Signature", "homes"]
 
 Signature: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]"
 """What a plan says about one block: (values rounded where made, edges rounded where read, products), sorted."""
@@ -60,7 +60,7 @@ class Cut:
         self._reads = [reads(node) for node in self._nodes]
         self._constant = {at for at, node in enumerate(self._nodes) if node.op_type == "Constant"}
         self.blocks = tuple(self._make_blocks(size))
-        self._home = _homes(index)
+        self._home = homes(index)
         self._block_of = [number for number, block in enumerate(self.blocks) for _ in range(block.start, block.stop)]
 
     def signatures(self, plan: RoundingPlan) -> tuple[Signature, ...]:
@@ -173,7 +173,7 @@ class Cut:
         return bounds if bounds[-1] == end else [*bounds, end]
 
 
-def _homes(index: GraphIndex) -> dict[tuple[str, ...], int]:
+def homes(index: GraphIndex) -> dict[tuple[str, ...], int]:
     """Path of each body -> the position in the main graph of the node that holds it."""
     homes: dict[tuple[str, ...], int] = {}
     for scope in index.scopes:

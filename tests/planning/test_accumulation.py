@@ -12,7 +12,7 @@ from precision_planner.diffing import compare
 from precision_planner.model import Model
 from precision_planner.numerics.tolerance import parse_tolerances
 from precision_planner.planning.search import Evaluator, Setting, find_regions
-from precision_planner.planning.search.evaluate import Question
+from precision_planner.planning.search.evaluate import Candidate, Question
 from precision_planner.planning.search.noise import atoms_of
 from precision_planner.targets import TARGETS
 from precision_planner.typing import Decision, TypingOptions
@@ -47,9 +47,9 @@ def energies(accumulation: str) -> tuple[dict[tuple[int, bool], float], float]:
     with Evaluator(source, [batch], setting(accumulation)) as evaluator:
         index = evaluator.runner.index
         regions = find_regions(evaluator.runner.model, index, evaluator.types, evaluator.assign({}))
-        atoms = atoms_of(evaluator.rounding({}), index, regions)
-        found = {(a.region, a.handed_on): evaluator.answer(Question({}, None, (a,))).energy for a in atoms}
-        return found, evaluator.answer(Question({})).energy
+        atoms = atoms_of(evaluator.rounding(Candidate({})), index, regions)
+        found = {(a.region, a.handed_on): evaluator.answer(Question(Candidate({}), None, (a,))).energy for a in atoms}
+        return found, evaluator.answer(Question(Candidate({}))).energy
 
 
 def test_a_products_own_noise_holds_its_sums() -> None:
@@ -70,9 +70,9 @@ def test_raising_a_product_takes_its_sums_away() -> None:
     with Evaluator(source, [batch], setting("fp16")) as evaluator:
         index = evaluator.runner.index
         nodes = [index.node_id(scope, at) for scope, at, _ in index.nodes()]
-        assert {at for _, at in evaluator.rounding({}).accumulated} == {0, 1}
-        assert {at for _, at in evaluator.rounding({nodes[0]: RAISED}).accumulated} == {1}
-        assert not evaluator.rounding(dict.fromkeys(nodes, RAISED)).accumulated
+        assert {at for _, at in evaluator.rounding(Candidate({})).accumulated} == {0, 1}
+        assert {at for _, at in evaluator.rounding(Candidate({nodes[0]: RAISED})).accumulated} == {1}
+        assert not evaluator.rounding(Candidate(dict.fromkeys(nodes, RAISED))).accumulated
 
 
 def test_every_tensorrt_is_predicted_with_sums_in_fp16_and_onnxruntime_with_sums_in_fp32() -> None:

@@ -58,7 +58,7 @@ class World:
             atoms.append(Atom(number, True, ((("out",), str(number)),), (), readers))
         self.atoms = tuple(atoms)
         seams = [Seam(number, frozenset({number + 1}), us) for number, us in enumerate(casts)]
-        self.space = Space(self.regions, PlanCosts(costs, seams), {}, atoms=lambda decisions: self.atoms)
+        self.space = Space(self.regions, PlanCosts(costs, seams), {}, atoms=lambda candidate: self.atoms)
         self.answers = 0
 
     def energy(self, raised: frozenset[int]) -> float:
@@ -78,7 +78,7 @@ class World:
         if question.only is not None:
             found = sum((self.handed if atom.handed_on else self.own)[atom.region] for atom in question.only)
         else:
-            raised = {int(node.output[1:]) for node, d in question.decisions.items() if d.precision == "fp32"}
+            raised = {int(node.output[1:]) for node, d in question.candidate.decisions.items() if d.precision == "fp32"}
             found = self.energy(frozenset(raised))
         error = math.sqrt(found)
         return Judgement(error / self.bound, {"y": found}, {"y:sad": error}, {"y": error / self.bound})
@@ -169,7 +169,8 @@ def test_costs_are_those_of_the_regions_and_of_the_seams_on_which_the_type_chang
 def test_a_budget_is_kept_and_the_best_plan_so_far_comes_out(own, handed, costs, bound, evaluations) -> None:
     world = World(own, handed, costs, bound)
     found = search(world.space, world, Clock(Budget(evaluations)))
-    assert world.answers == found.evaluations <= evaluations
+    # what is lowest, the draft and everything in FP32 are judged whatever the budget says
+    assert world.answers == found.evaluations <= max(3, evaluations)
     assert found.judgement.energy == pytest.approx(world.energy(found.state.raised))
     again = search(world.space, World(own, handed, costs, bound), Clock(Budget(evaluations)))
     assert again.state == found.state, "the same budget in evaluations gives the same plan"
@@ -194,7 +195,7 @@ def test_what_rules_keep_without_need_is_given_back_unless_it_is_binding() -> No
     space = Space(world.regions, world.space.costs, base, frozenset({nodes[1]}))
     found = search(space, world, Clock(Budget(100)))
     assert found.state.dropped == {0}
-    assert space.decisions(found.state) == {nodes[1]: base[nodes[1]]}
+    assert space.candidate(found.state).decisions == {nodes[1]: base[nodes[1]]}
 
 
 def test_what_overflows_goes_to_bf16_where_it_can_and_to_fp32_where_it_cannot() -> None:
@@ -204,11 +205,11 @@ def test_what_overflows_goes_to_bf16_where_it_can_and_to_fp32_where_it_cannot() 
     def answer(questions: Sequence[Question]) -> list[Judgement]:
         found = []
         for question in questions:
-            fine = {int(node.output[1:]) for node in question.decisions} >= {0, 1}
+            fine = {int(node.output[1:]) for node in question.candidate.decisions} >= {0, 1}
             found.append(Judgement(0.5 if fine else math.inf, {"y": 0.1}, {}, {"y": 0.5}, fine))
         return found
 
-    found = search(space, answer, Clock(Budget(50)), find_overflow=lambda decisions: frozenset({0, 1}))
+    found = search(space, answer, Clock(Budget(50)), find_overflow=lambda candidate: frozenset({0, 1}))
     assert found.state == State(frozenset({1}), frozenset({0}))
     assert found.without[1].score == math.inf
 

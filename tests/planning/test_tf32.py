@@ -25,7 +25,7 @@ from precision_planner.planning.search import (
     search,
 )
 from precision_planner.planning.search.budget import Clock
-from precision_planner.planning.search.evaluate import Question
+from precision_planner.planning.search.evaluate import Candidate, Question
 from precision_planner.planning.search.noise import Atom, NoiseModel, atoms_of
 from precision_planner.typing import Decision, TypingOptions
 from tests.simulation.models import FLOAT, model
@@ -80,7 +80,7 @@ def test_truncation_is_noise_that_comes_with_fp32() -> None:
         nodes = [index.node_id(scope, at) for scope, at, _ in index.nodes()]
 
         def added(decisions) -> list[Atom]:
-            rounding = evaluator.rounding(decisions)
+            rounding = evaluator.rounding(Candidate(decisions, tf32=True))
             atoms = atoms_of(rounding, index, regions, tf32=True, truncated=evaluator.truncated)
             return [atom for atom in atoms if atom.added]
 
@@ -89,7 +89,7 @@ def test_truncation_is_noise_that_comes_with_fp32() -> None:
         assert {(atom.region, atom.readers) for atom in found} == {(2, frozenset({2, 0})), (2, frozenset({2, 1}))}
         assert {atom.readers for atom in added({nodes[2]: RAISED})} == {frozenset({0}), frozenset({1})}
         assert not added(dict.fromkeys(nodes, RAISED))
-        energies = [evaluator.answer(Question({}, None, (atom,))).energy for atom in found]
+        energies = [evaluator.answer(Question(Candidate({}), None, (atom,))).energy for atom in found]
     q, k = (batch["x"].astype(np.float64) @ source.array(w).astype(np.float64) for w in source.proto.graph.initializer)
     sides = [masked(q) @ k - q @ k, q @ masked(k) - q @ k]
     expected = [float((side**2).sum() / ((q @ k) ** 2).sum()) for side in sides]
@@ -119,14 +119,15 @@ def test_a_search_leaves_low_what_tf32_makes_worse() -> None:
     def ask(questions: Sequence[Question]) -> list[Judgement]:
         answers = []
         for question in questions:
-            raised = frozenset(int(node.output[1:]) for node in question.decisions)
+            raised = frozenset(int(node.output[1:]) for node in question.candidate.decisions)
             only = question.only
             energy = noise.energy(raised) if only is None else math.fsum(energies[atom] for atom in only)
             score = math.sqrt(energy) / 0.5
             answers.append(Judgement(score, {"y": energy}, {"y:sad": math.sqrt(energy)}, {"y": score}))
         return answers
 
-    space = Space(regions, PlanCosts([1.0, 1.0]), {}, atoms=lambda decisions: atoms)
+    costs = PlanCosts([1.0, 1.0])
+    space = Space(regions, costs, {}, atoms=lambda candidate: atoms, tf32_costs=costs, exact=False)
     found = search(space, ask, Clock(Budget(100)))
     assert found.passed
     assert found.state.raised == {0}

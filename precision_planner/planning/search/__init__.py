@@ -2,21 +2,23 @@
 
 from precision_planner.planning.search.budget import DEFAULT_BUDGET, Budget, Clock, parse_budget
 from precision_planner.planning.search.cost import CostModel, PlanCosts, Seam, plan_costs
-from precision_planner.planning.search.evaluate import Evaluator, Setting
+from precision_planner.planning.search.evaluate import Candidate, Evaluator, Setting
 from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
 from precision_planner.planning.search.regions import Region, find_regions
 from precision_planner.planning.search.result import SearchReport
-from precision_planner.planning.search.run import SearchOptions, find_plan
+from precision_planner.planning.search.run import Judged, SearchOptions, find_plan, judge_draft
 from precision_planner.planning.search.search import search
 from precision_planner.planning.search.states import Space, State
 
 __all__ = [
     "DEFAULT_BUDGET",
     "Budget",
+    "Candidate",
     "Clock",
     "CostModel",
     "Evaluator",
     "Judge",
+    "Judged",
     "Judgement",
     "OwnMetric",
     "PlanCosts",
@@ -29,6 +31,7 @@ __all__ = [
     "State",
     "find_plan",
     "find_regions",
+    "judge_draft",
     "parse_budget",
     "plan_costs",
     "search",

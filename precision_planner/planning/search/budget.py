@@ -92,22 +92,37 @@ class Clock:
         return max(0, int((self.budget.seconds * share - spent) / max(pace, 1e-6)))
 
     @property
+    def outlook(self) -> str:
+        """The share of the budget that is used and the longest that the rest may take, for progress."""
+        seconds = self._now() - self._start
+        if not self.evaluations or self.used <= 0.0:
+            return ""
+        rest = seconds / self.used - seconds
+        return f" ({min(1.0, self.used):.0%} of the budget, at most {max(0.0, rest):.0f} s more)"
+
+    @property
+    def stopped(self) -> str:
+        """That the user stopped the search; '' where not."""
+        return "interrupted" if self._stop is not None and self._stop() else ""
+
+    @property
     def ended(self) -> str:
         """Why no evaluation is to be made any more; '' where one may be."""
-        if self._stop is not None and self._stop():
-            return "interrupted"
+        if self.stopped:
+            return self.stopped
         return f"the budget of {self.budget} is spent" if self.used >= 1.0 else ""
 
-    def tick(self, *, needed: bool = False) -> None:
+    def tick(self, *, needed: bool = False, first: bool = False) -> None:
         """Count one evaluation that is about to be made.
 
         Args:
-          needed: it is made whatever the budget says: the first one, which says what the rules' plan is worth.
+          needed: it is made whatever the budget says: it shows whether the tolerance can be met at all.
+          first: it is made even where the user has stopped the search: it says what the rules' draft is worth.
 
         Raises:
           Stopped: it must not be made.
         """
-        reason = "" if needed else self.ended
+        reason = "" if first else self.stopped if needed else self.ended
         if reason:
             raise Stopped(reason)
         self.evaluations += 1

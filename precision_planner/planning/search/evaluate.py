@@ -25,13 +25,26 @@ from precision_planner.simulation.plans import (
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan
 from precision_planner.simulation.schemas import ELEMENT_TYPES, TF32_TRUNCATED
 from precision_planner.simulation.tf32 import Tf32
-from precision_planner.simulation.variants import BlockRunner
+from precision_planner.simulation.variants import BlockRunner, Outputs
 from precision_planner.typing import Decision, TypeAssignment, TypingOptions, assign_types
 
-__all__ = ["Batches", "Decisions", "Evaluator", "Question", "Setting"]
+__all__ = ["Batches", "Candidate", "Decisions", "Evaluator", "Question", "Setting"]
 
 Decisions = Mapping[NodeId, Decision]
 Batches = Sequence[Mapping[str, "np.ndarray[Any, Any]"]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan, as it is simulated.
+
+    Attributes:
+      decisions: node -> precision, for nodes that are not simply low.
+      tf32: products that stay in FP32 take their operands in TF32, as the setting says that the target rounds.
+    """
+
+    decisions: Decisions
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,13 +52,13 @@ class Question:
     """What is to be evaluated.
 
     Attributes:
-      decisions: node -> precision, for nodes that are not simply low.
-      base: decisions from which these differ in little: what is upstream of the difference is not computed again.
-      only: the roundings of the decisions that are made, everything else in FP32; None: all.
+      candidate: the plan.
+      base: one from which it differs in little: what is upstream of the difference is not computed again.
+      only: the roundings of the plan that are made, everything else in FP32; None: all.
     """
 
-    decisions: Decisions
-    base: Decisions | None = None
+    candidate: Candidate
+    base: Candidate | None = None
     only: tuple[Atom, ...] | None = None
 
 
@@ -59,7 +72,8 @@ class Setting:
         may do, chains of pointwise operators kept in a kernel and weights saturated.
       bounds: the tolerance.
       own: one's own metrics by name.
-      tf32: the build lets products that stay in FP32 use TF32, False, "nearest" (True) or "truncated".
+      tf32: how the target rounds to TF32 where products in FP32 may use it: "nearest" (True) or "truncated"; False:
+        they never do.
       weights: what the conversion makes of weights that the type cannot hold: "saturate" or "inf".
       accumulation: how products in FP16 add up: "fp32" or "fp16".
     """
@@ -80,6 +94,7 @@ class Evaluator:
       runner: the model, in the form that is run.
       types: of its values.
       truncated: operands that TF32 truncates where they and the product that reads them are in FP32.
+      references: what whole plans are held to; None: this model's own answers in FP32.
 
     Args:
       model: fused, in FP32.
@@ -87,13 +102,22 @@ class Evaluator:
       setting: see there.
       screen: fewer rows of them, on which single roundings are judged: their relative error is the same. None takes the
         batches.
+      references: what whole plans are held to, batch by batch: the answers of the model as it was given, before its
+        fusions and repairs. None: this model's own in FP32.
       threads: inside an operator; 0 leaves the choice to onnxruntime.
     """
 
     def __init__(
-        self, model: Model, batches: Batches, setting: Setting, *, screen: Batches | None = None, threads: int = 0
+        self,
+        model: Model,
+        batches: Batches,
+        setting: Setting,
+        *,
+        screen: Batches | None = None,
+        references: Sequence[Outputs] | None = None,
+        threads: int = 0,
     ) -> None:
-        self.setting = setting
+        self.setting, self.references = setting, references
         few = () if screen is None else tuple(screen)
         self.runner = BlockRunner(model, [*batches, *few], threads=threads)
         self.types = infer_types(self.runner.model, self.runner.index)
@@ -103,22 +127,23 @@ class Evaluator:
         self._all = range(len(batches))
         self._few = range(len(batches), len(batches) + len(few)) if few else self._all
         try:
-            self._whole = self._make_judge(self._all)
-            self._part = self._make_judge(self._few) if few else self._whole
+            self._part = self._make_judge(self._few)
+            whole = self._part if not few else self._make_judge(self._all)
+            self._whole = whole if references is None else Judge(setting.bounds, references, setting.own)
         except BaseException:
             self.runner.close()
             raise
-        self._bases: dict[range, Decisions | None] = {}
-        self._last: tuple[Decisions, RoundingPlan] | None = None
+        self._bases: dict[range, Candidate | None] = {}
+        self._last: tuple[Candidate, RoundingPlan] | None = None
 
     def assign(self, decisions: Decisions) -> TypeAssignment:
         """The types that decisions lead to."""
         runner = self.runner
         return assign_types(runner.model, decisions, self.setting.options, index=runner.index, types=self.types)
 
-    def rounding(self, decisions: Decisions) -> RoundingPlan:
-        """Where the model is rounded under decisions."""
-        assignment, index = self.assign(decisions), self.runner.index
+    def rounding(self, candidate: Candidate) -> RoundingPlan:
+        """Where the model is rounded under a plan."""
+        assignment, index = self.assign(candidate.decisions), self.runner.index
         strong = self.setting.typing == "strong"
         if strong:
             plan = self._tensors_only(from_assignment(assignment, index, self.setting.weights))
@@ -127,7 +152,7 @@ class Evaluator:
             elem_type = ELEMENT_TYPES[self.setting.options.precision]
             brain = [typing.node for typing in assignment.nodes.values() if typing.compute == "bf16"]
             plan = all_low(self.runner.model, index, elem_type, kept, "saturate", brain)
-        plan = with_tf32(plan, index, self._elements, self.setting.tf32)
+        plan = with_tf32(plan, index, self._elements, candidate.tf32 and self.setting.tf32)
         if self.setting.accumulation == "fp16":
             sums32 = [typing.node for typing in assignment.sums32]
             plan = with_accumulation(plan, self.runner.model, index, self.types, sums32)
@@ -149,28 +174,28 @@ class Evaluator:
         """Judge decisions, or some of their roundings."""
         if question.only is not None:
             self._start_from(None, self._few)
-            plan = restricted(self._known(question.decisions), question.only)
+            plan = restricted(self._known(question.candidate), question.only)
             return self._part.judge(self.runner.run(plan, which=self._few))
         if question.base is not None:
             self._start_from(question.base, self._all)
-        return self._whole.judge(self.runner.run(self.rounding(question.decisions), which=self._all))
+        return self._whole.judge(self.runner.run(self.rounding(question.candidate), which=self._all))
 
     def _make_judge(self, which: range) -> Judge:
         return Judge(self.setting.bounds, self.runner.run(RoundingPlan(), which=which), self.setting.own)
 
-    def _known(self, decisions: Decisions) -> RoundingPlan:
-        """The rounding of decisions that many questions are about."""
-        if self._last is None or self._last[0] != decisions:
-            self._last = (dict(decisions), self.rounding(decisions))
+    def _known(self, candidate: Candidate) -> RoundingPlan:
+        """The rounding of a plan that many questions are about."""
+        if self._last is None or self._last[0] != candidate:
+            self._last = (candidate, self.rounding(candidate))
         return self._last[1]
 
-    def _start_from(self, decisions: Decisions | None, which: range) -> None:
+    def _start_from(self, candidate: Candidate | None, which: range) -> None:
         """Remember the values of a plan (None: of FP32), if they are not those remembered already."""
-        if which in self._bases and self._bases[which] == decisions:
+        if which in self._bases and self._bases[which] == candidate:
             return
-        plan = RoundingPlan() if decisions is None else self._known(decisions)
+        plan = RoundingPlan() if candidate is None else self._known(candidate)
         self.runner.run(plan, which=which, remember=True)
-        self._bases[which] = None if decisions is None else dict(decisions)
+        self._bases[which] = candidate
 
     def close(self) -> None:
         """Let go of sessions and values."""

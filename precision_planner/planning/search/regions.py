@@ -3,12 +3,14 @@
 Cases: 1. a pattern (normalization, softmax, GELU, rotary embedding, ...) is one region. 2. A matrix product or
 convolution takes the pointwise nodes behind it along that read nothing else: bias, scale, activation. 3. A residual
 sum is a region of its own. 4. Other pointwise nodes join the region of the only value they read, and reductions and
-the rest stand alone. Nodes that only move values, and nodes that no decision can change, are in no region.
+the rest stand alone; so do selections (TopK, pooling and reductions by maximum), unless they pick from what one region
+makes and hands to nothing else. Every node that a decision can change is in a region: what is left low where all of
+these are in FP32 is one of its own. Nodes that only move values follow what stands around them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable
@@ -43,7 +45,13 @@ class Region:
     attention: bool = False
 
 
-def find_regions(model: Model, index: GraphIndex, types: TypeTable, assignment: TypeAssignment) -> tuple[Region, ...]:
+def find_regions(
+    model: Model,
+    index: GraphIndex,
+    types: TypeTable,
+    assignment: TypeAssignment,
+    also: Collection[NodeId] = (),
+) -> tuple[Region, ...]:
     """The regions of a model, in graph order.
 
     Args:
@@ -51,15 +59,17 @@ def find_regions(model: Model, index: GraphIndex, types: TypeTable, assignment: 
       index: of its proto.
       types: of its values.
       assignment: any assignment of it; says which nodes a decision can change.
+      also: nodes that move values and have to be decided nevertheless.
     """
     free = {node for node, typing in assignment.nodes.items() if not typing.forced and not typing.moves}
+    free.update(also)
     matches = find_patterns(model, index=index, types=types, kinds=(*_ONE_KERNEL, "residual", "attention"))
     patterns, residual, products = _by_node(matches, index)
     builder = _Builder(index, free, residual)
     for scope in index.scopes:
-        for position, node in enumerate(scope.nodes):
+        for position in range(len(scope.nodes)):
             identity = index.node_id(scope, position)
-            if identity in free and not (is_exact(node) and not is_pointwise(node) and identity not in patterns):
+            if identity in free:
                 builder.place(scope, position, identity, patterns.get(identity))
     return tuple(
         Region(index.display(nodes[-1]), kind, tuple(nodes), any(node in products for node in nodes))
@@ -109,7 +119,7 @@ class _Builder:
             group = self._new("gemm")
         elif identity in self._residual:
             group = self._new("residual")
-        elif is_pointwise(node):
+        elif is_pointwise(node) or is_exact(node):
             joined = self._joined(scope, position)
             group = self._new("pointwise") if joined is None else joined
         else:
@@ -158,8 +168,3 @@ def _kind_of(match: Match) -> str:
     if match.kind in NORMALIZATIONS or match.kind == "l2_normalization":
         return "normalization"
     return "softmax" if match.kind == "softmax" else "pointwise"
-
-
-def nodes_of(regions: Sequence[Region]) -> Mapping[NodeId, Region]:
-    """Node -> its region."""
-    return {node: region for region in regions for node in region.nodes}

@@ -8,7 +8,7 @@ from typing import Any
 
 from precision_planner.model import NodeId
 from precision_planner.numerics.metrics import json_number
-from precision_planner.planning.search.evaluate import Decisions
+from precision_planner.planning.search.evaluate import Candidate, Decisions
 from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.search import Found
 from precision_planner.planning.search.states import Space
@@ -25,10 +25,16 @@ class SearchReport:
       decisions: node -> precision, for every node that is not simply low; with reasons and evidence.
       data: JSON-ready, without times, so that the same search gives the same text: {evaluations, stopped, passed,
         before, after, cost_us, tf32_us, regions}.
+      tf32: whether products in FP32 use TF32.
+      fallbacks: other plans that meet the tolerance, should this one not do on all data: (decisions, tf32).
+      rank: of two searches of one model's variants the better one has the smaller.
     """
 
     decisions: Mapping[NodeId, Decision]
     data: Mapping[str, Any] = field(default_factory=dict)
+    tf32: bool = False
+    fallbacks: tuple[Candidate, ...] = ()
+    rank: tuple[float, ...] = ()
 
 
 def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
@@ -39,12 +45,12 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
       found: its result.
       tf32_us: what everything in FP32 costs, where products use TF32.
     """
-    chosen = dict(space.decisions(found.state))
+    chosen = dict(space.candidate(found.state).decisions)
     regions = []
     kept, sums = space.kept(found.state), found.contributions
     for number, region in enumerate(space.regions):
         without = found.without.get(number)
-        looked_at = sums is not None and number in space.raisable and number not in found.state.brain
+        looked_at = sums is not None and number in space.liftable and number not in found.state.brain
         precision = "bf16" if number in found.state.brain else "fp32" if number in kept else "low"
         facts: dict[str, Any] = {}
         if sums is not None and looked_at:
@@ -55,7 +61,7 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
             if sums is not None:
                 facts["expected_without"] = round(sums.expected(found.state.high - {number}), 4)
         if number in found.state.high:
-            reason = _reason(precision, found.judgement, without, facts.get("expected_without"))
+            reason = _reason(precision, found.judgement, without, found.limit)
             for node in region.nodes:
                 if chosen.get(node) != space.base.get(node):
                     chosen[node] = Decision(chosen[node].precision, reason, None, chosen[node].keep_as, facts)
@@ -66,7 +72,7 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
                     "kind": region.kind,
                     "nodes": len(region.nodes),
                     "precision": precision,
-                    "expected": None if found.expected is None else round(found.expected, 4),
+                    "expected": None if sums is None else round(sums.expected(found.state.high), 4),
                     "cost_us": round(space.costs.regions[number], 3),
                     "rules": _rules(space.base, region.nodes),
                     "dropped": number in found.state.dropped,
@@ -79,12 +85,19 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
         "passed": found.passed,
         "before": _values(found.baseline),
         "after": _values(found.judgement),
-        "additivity": None if sums is None or not sums.simulated else round(sums.model.total / sums.simulated, 3),
+        "additivity": None if sums is None or not sums.simulated else round(sums.additivity, 3),
+        "tf32": found.state.tf32,
+        "tf32_alone": None
+        if found.tf32 is None
+        else {**_values(found.tf32), "passed": found.tf32.score <= found.limit},
         "cost_us": round(space.cost(found.state), 3),
         "tf32_us": round(tf32_us, 3),
         "regions": regions,
     }
-    return SearchReport(chosen, data)
+    rank = (float(not found.passed), space.cost(found.state) if found.passed else found.judgement.score)
+    return SearchReport(
+        chosen, data, found.state.tf32, tuple(space.candidate(state) for state in found.fallbacks), rank
+    )
 
 
 def _rules(base: Decisions, nodes: tuple[NodeId, ...]) -> list[str]:
@@ -96,18 +109,15 @@ def _values(judgement: Judgement) -> dict[str, Any]:
     return found if judgement.finite else {**found, "nonfinite": True}
 
 
-def _reason(precision: str, judgement: Judgement, without: Judgement | None, expected: float | None) -> str:
+def _reason(precision: str, judgement: Judgement, without: Judgement | None, limit: float) -> str:
+    said = f"kept in {precision.upper()} by the search"
     if without is None:
-        return f"kept in {precision.upper()} by the search, which ended before its worth was measured alone"
+        return f"{said}, which ended before its worth was measured alone"
     if not without.finite:
-        return f"kept in {precision.upper()} by the search: without it an output is not finite"
+        return f"{said}: without it an output is not finite"
     worst = max(judgement.values, key=lambda name: abs(without.values[name] - judgement.values[name]))
     output, _, metric = worst.rpartition(":")
-    with_it, alone = judgement.values[worst], without.values[worst]
-    said = f"kept in {precision.upper()} by the search: {metric} of '{output}' is {with_it:.3g}, without it {alone:.3g}"
-    if not without.passed:
+    said += f": {metric} of '{output}' is {judgement.values[worst]:.3g}, without it {without.values[worst]:.3g}"
+    if without.score > limit:
         return said
-    if expected is None or expected <= 1.0:
-        return f"{said}; lowering it would save less than the Casts that it calls for cost"
-    # a plan may do better than can be expected of it: it is the expectation that must hold on other inputs
-    return f"{said} here, but {expected:.0%} of the bound expected"
+    return f"{said}; lowering it would save less than the Casts that it calls for cost"

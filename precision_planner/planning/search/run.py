@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -13,19 +13,23 @@ from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import have_rows, input_specs
 from precision_planner.planning.search.budget import DEFAULT_BUDGET, Clock
-from precision_planner.planning.search.cost import CostModel, plan_costs
-from precision_planner.planning.search.evaluate import Batches, Decisions, Evaluator, Setting
+from precision_planner.planning.search.cost import CostModel, PlanCosts, plan_costs
+from precision_planner.planning.search.evaluate import Batches, Candidate, Decisions, Evaluator, Question, Setting
+from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.noise import atoms_of
 from precision_planner.planning.search.overflow import overflowing_nodes
 from precision_planner.planning.search.regions import Region, find_regions
 from precision_planner.planning.search.result import SearchReport, report_search
-from precision_planner.planning.search.search import search
+from precision_planner.planning.search.search import Found, search
 from precision_planner.planning.search.states import Space, region_of
-from precision_planner.planning.search.workers import open_workers
+from precision_planner.planning.search.workers import Local, Workers, open_workers
 from precision_planner.rules.alternatives import runs_in_bf16
+from precision_planner.simulation.cutting import homes
+from precision_planner.simulation.variants import Outputs
 from precision_planner.targets import Target
+from precision_planner.typing import Decision
 
-__all__ = ["SearchOptions", "find_plan"]
+__all__ = ["Judged", "SearchOptions", "find_plan", "judge_draft"]
 
 SCREEN_ELEMENTS = 1 << 27
 """Values in a run that are enough to measure single roundings on: four rows of 128 tokens through BERT base."""
@@ -39,8 +43,11 @@ class SearchOptions:
       clock: of the budget; one that other searches have used goes on.
       jobs: evaluations at once, each in a process of its own; 1 uses this process.
       scheduler: address of a dask scheduler, instead of processes.
-      may_raise: whether a region, given the graph, can be put into FP32 for the target.
+      may_raise: whether a region, given the graph, should be put into FP32 for the target, while there is another way.
       progress: called with what is being done.
+      exact: whether products in FP32 may run in FP32 where the setting allows TF32 too.
+      margin: how much smaller than a bound a prediction should be; a plan without that room is found where there is
+        none with it.
     """
 
     clock: Clock = field(default_factory=lambda: Clock(DEFAULT_BUDGET))
@@ -48,16 +55,40 @@ class SearchOptions:
     scheduler: str | None = None
     may_raise: Callable[[GraphIndex, Region], bool] = field(default=lambda index, region: True)
     progress: Callable[[str], None] | None = None
+    exact: bool = True
+    margin: float = 1.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rules' draft is worth.
+
+    Attributes:
+      judgement: of it.
+      lowest: of the same with nothing kept that costs.
+    """
+
+    judgement: Judgement
+    lowest: Judgement
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The better of two drafts has the smaller."""
+        best = min((self.judgement, self.lowest), key=lambda found: (found.score, found.energy))
+        return best.score, best.energy
 
 
 def find_plan(
     model: Model,
     batches: Batches,
     base: Decisions,
-    fixed: frozenset[NodeId],
     target: Target,
     setting: Setting,
     options: SearchOptions | None = None,
+    *,
+    references: Sequence[Outputs] | None = None,
+    fixed: frozenset[NodeId] = frozenset(),
+    guard: frozenset[NodeId] = frozenset(),
 ) -> SearchReport:
     """Search for a cheap plan of a model that meets a tolerance.
 
@@ -65,42 +96,107 @@ def find_plan(
       model: fused, in FP32, without local functions.
       batches: inputs to simulate on.
       base: what rules and user decided about its nodes.
-      fixed: nodes of whose decision nothing is taken back or added to.
       target: the build target.
       setting: types, semantics and tolerance.
       options: how to run it.
+      references: what the model answers as it was given; None: what this one answers in FP32.
+      fixed: nodes of whose decision nothing is taken back or added to.
+      guard: nodes that are to stay in BF16 at least.
     """
     chosen = options or SearchOptions()
     shapes = measure_shapes(model, batches[0])
     screen = screening(model, batches, shapes)
-    with Evaluator(model, batches, setting, screen=screen or None) as evaluator:
+    with Evaluator(model, batches, setting, screen=screen or None, references=references) as evaluator:
         index = evaluator.runner.index
-        regions = find_regions(evaluator.runner.model, index, evaluator.types, evaluator.assign(base))
+        regions = all_regions(evaluator, base, fixed)
+
+        def costs(tf32: bool) -> PlanCosts:
+            return plan_costs(index, regions, shapes, CostModel(tf32, target.attention.fused))
+
         space = Space(
             regions,
-            plan_costs(index, regions, shapes, CostModel(bool(setting.tf32), target.attention.fused)),
+            costs(False),
             base,
             fixed,
             lambda region: chosen.may_raise(index, region),
             lambda region: target.has_bf16 and _all_in_bf16(index, region),
-            lambda decisions: atoms_of(
-                evaluator.rounding(decisions),
+            lambda candidate: atoms_of(
+                evaluator.rounding(candidate),
                 index,
                 regions,
-                tf32=bool(setting.tf32),
-                truncated=evaluator.truncated,
+                tf32=bool(candidate.tf32 and setting.tf32),
+                truncated=evaluator.truncated if candidate.tf32 else (),
             ),
+            guard,
+            costs(True) if setting.tf32 else None,
+            chosen.exact or not setting.tf32,
         )
         numbers = region_of(regions)
+        within = bodies(index)
 
-        def find_overflow(decisions: Decisions) -> frozenset[int]:
-            nodes = (node for batch in batches for node in overflowing_nodes(evaluator, decisions, batch))
-            return frozenset(numbers[node] for node in nodes if node in numbers)
+        def find_overflow(candidate: Candidate) -> frozenset[int]:
+            nodes = {node for batch in batches for node in overflowing_nodes(evaluator, candidate, batch)}
+            inner = {node for holder in nodes for node in within.get(holder, ())}
+            return frozenset(numbers[node] for node in nodes | inner if node in numbers)
 
         with open_workers(evaluator, batches, screen, jobs=chosen.jobs, scheduler=chosen.scheduler) as ask:
-            found = search(space, ask, chosen.clock, find_overflow=find_overflow, progress=chosen.progress)
-        everything = plan_costs(index, regions, shapes, CostModel(True, target.attention.fused))
-        return report_search(space, found, everything.total(frozenset(range(len(regions)))))
+            found = _search(space, ask, chosen, find_overflow)
+        everything = costs(True).total(frozenset(range(len(regions))))
+        return report_search(space, found, everything)
+
+
+def judge_draft(
+    model: Model, batches: Batches, references: Sequence[Outputs] | None, base: Decisions, setting: Setting
+) -> Judged:
+    """Evaluate what rules and user decided, and the same with nothing kept that costs; see `find_plan`."""
+    lowest = {node: decision for node, decision in base.items() if decision.binding or decision.keep_as == "compute"}
+    with Evaluator(model, batches, setting, references=references) as evaluator:
+        return Judged(*(evaluator.answer(Question(Candidate(decisions))) for decisions in (base, lowest)))
+
+
+def _search(
+    space: Space,
+    ask: Local | Workers,
+    options: SearchOptions,
+    find_overflow: Callable[[Candidate], frozenset[int]],
+) -> Found:
+    """With the target's margin, and without where there is no plan with it."""
+    found = search(space, ask, options.clock, find_overflow=find_overflow, progress=options.progress)
+    if found.passed or options.margin <= 1.0 or found.judgement.score > options.margin or options.clock.ended:
+        return found
+    return search(
+        space,
+        ask,
+        options.clock,
+        limit=options.margin,
+        find_overflow=find_overflow,
+        progress=options.progress,
+    )
+
+
+def all_regions(evaluator: Evaluator, base: Decisions, fixed: Collection[NodeId] = ()) -> tuple[Region, ...]:
+    """The regions of an evaluator's model: with all of them in FP32, nothing is low that a decision can change."""
+    runner = evaluator.runner
+    draft = evaluator.assign(base)
+    regions = find_regions(runner.model, runner.index, evaluator.types, draft)
+    raised = {node: Decision("fp32", "") for region in regions for node in region.nodes if node not in fixed}
+    left = [
+        node
+        for node, typing in evaluator.assign({**base, **raised}).nodes.items()
+        if typing.compute != "fp32" and not typing.forced and node not in raised and node not in fixed
+    ]
+    return regions if not left else find_regions(runner.model, runner.index, evaluator.types, draft, left)
+
+
+def bodies(index: GraphIndex) -> dict[NodeId, frozenset[NodeId]]:
+    """Nodes of the main graph that hold bodies -> every node inside."""
+    found: dict[NodeId, frozenset[NodeId]] = {}
+    for path, position in homes(index).items():
+        holder = index.node_id(index.main, position)
+        scope = index.by_path[path]
+        inside = {index.node_id(scope, at) for at in range(len(scope.nodes))}
+        found[holder] = found.get(holder, frozenset()) | inside
+    return found
 
 
 def screening(model: Model, batches: Batches, shapes: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:

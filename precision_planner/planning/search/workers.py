@@ -36,6 +36,7 @@ class Package:
       folder: holds the model and the inputs.
       batches: how many inputs.
       screen: how many of fewer rows; 0: none.
+      references: how many answers that plans are held to, as many as batches; 0: the model's own.
       setting: of the evaluator.
       threads: inside an operator.
     """
@@ -43,27 +44,39 @@ class Package:
     folder: str
     batches: int
     screen: int
+    references: int
     setting: Setting
     threads: int
 
     @staticmethod
-    def write(folder: Path, model: Model, batches: Batches, screen: Batches, setting: Setting, threads: int) -> Package:
+    def write(folder: Path, evaluator: Evaluator, batches: Batches, screen: Batches, threads: int) -> Package:
         """Write what another process needs."""
-        model.save(folder / "model.onnx", external=True)
-        for number, batch in enumerate([*batches, *screen]):
+        evaluator.runner.model.save(folder / "model.onnx", external=True)
+        references = evaluator.references or ()
+        for number, batch in enumerate([*batches, *screen, *references]):
             np.savez(folder / f"{number}.npz", *batch.values())  # by number: an input may have any name
             (folder / f"{number}.json").write_text(json.dumps(list(batch)), encoding="utf-8")
-        return Package(str(folder), len(batches), len(screen), setting, threads)
+        return Package(str(folder), len(batches), len(screen), len(references), evaluator.setting, threads)
 
     def open(self) -> Evaluator:
         """The evaluator, in another process."""
-        place, batches = Path(self.folder), []
-        for number in range(self.batches + self.screen):
-            with np.load(place / f"{number}.npz") as file:
-                names = json.loads((place / f"{number}.json").read_text(encoding="utf-8"))
-                batches.append({name: file[f"arr_{at}"] for at, name in enumerate(names)})
-        model, few = Model.load(place / "model.onnx"), batches[self.batches :]
-        return Evaluator(model, batches[: self.batches], self.setting, screen=few or None, threads=self.threads)
+        place = Path(self.folder)
+        stored = [_stored(place, number) for number in range(self.batches + self.screen + self.references)]
+        few = stored[self.batches :][: self.screen]
+        return Evaluator(
+            Model.load(place / "model.onnx"),
+            stored[: self.batches],
+            self.setting,
+            screen=few or None,
+            references=stored[self.batches + self.screen :] or None,
+            threads=self.threads,
+        )
+
+
+def _stored(place: Path, number: int) -> dict[str, np.ndarray]:
+    with np.load(place / f"{number}.npz") as file:
+        names = json.loads((place / f"{number}.json").read_text(encoding="utf-8"))
+        return {name: file[f"arr_{at}"] for at, name in enumerate(names)}
 
 
 _opened: dict[str, Evaluator] = {}
@@ -133,15 +146,14 @@ def open_workers(
     if jobs == 1 and scheduler is None:
         yield Local(evaluator)
         return
-    model, setting = evaluator.runner.model, evaluator.setting
-    if setting.own:
+    if evaluator.setting.own:
         raise PlanError("one's own metric runs in this process only; leave out --jobs and --scheduler")
     with scratch_folder() as folder:
         if scheduler is not None:
             with _cluster(scheduler) as (executor, workers):
-                yield Workers(executor, Package.write(folder, model, batches, screen, setting, 0), max(1, workers))
+                yield Workers(executor, Package.write(folder, evaluator, batches, screen, 0), max(1, workers))
             return
-        package = Package.write(folder, model, batches, screen, setting, max(1, (os.cpu_count() or 1) // jobs))
+        package = Package.write(folder, evaluator, batches, screen, max(1, (os.cpu_count() or 1) // jobs))
         # not by fork: onnxruntime's threads would not be there in the child
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, spawn, initializer=_leave_interrupts) as pool:
