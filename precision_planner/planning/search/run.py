@@ -21,7 +21,7 @@ from precision_planner.planning.search.overflow import overflowing_nodes
 from precision_planner.planning.search.regions import Region, find_regions
 from precision_planner.planning.search.result import SearchReport, report_search
 from precision_planner.planning.search.search import Found, search
-from precision_planner.planning.search.states import Space, region_of
+from precision_planner.planning.search.states import Space, State, region_of
 from precision_planner.planning.search.workers import Local, Workers, open_workers
 from precision_planner.rules.alternatives import runs_in_bf16
 from precision_planner.simulation.cutting import homes
@@ -160,18 +160,26 @@ def _search(
     options: SearchOptions,
     find_overflow: Callable[[Candidate], frozenset[int]],
 ) -> Found:
-    """With the target's margin, and without where there is no plan with it."""
-    found = search(space, ask, options.clock, find_overflow=find_overflow, progress=options.progress)
-    if found.passed or options.margin <= 1.0 or found.judgement.score > options.margin or options.clock.ended:
-        return found
-    return search(
-        space,
-        ask,
-        options.clock,
-        limit=options.margin,
-        find_overflow=find_overflow,
-        progress=options.progress,
-    )
+    """With the target's margin, and without where there is no plan with it; then with what should not be raised."""
+    restricted = space.raisable != space.liftable
+    known: dict[State, Judgement] = {}
+    found: Found | None = None
+    for whatever_helps in (False, True) if restricted else (True,):
+        for limit in (1.0, options.margin) if options.margin > 1.0 else (1.0,):
+            found = search(
+                space,
+                ask,
+                options.clock,
+                limit=limit,
+                whatever_helps=whatever_helps,
+                known=known,
+                find_overflow=find_overflow,
+                progress=options.progress,
+            )
+            if found.passed or options.clock.stopped:
+                return found
+    assert found is not None
+    return found
 
 
 def all_regions(evaluator: Evaluator, base: Decisions, fixed: Collection[NodeId] = ()) -> tuple[Region, ...]:

@@ -91,6 +91,8 @@ def search(
     clock: Clock,
     *,
     limit: float = 1.0,
+    whatever_helps: bool = True,
+    known: dict[State, Judgement] | None = None,
     find_overflow: FindOverflow | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -101,10 +103,13 @@ def search(
       ask: answers questions; may do so in parallel, `ask.jobs` at a time.
       clock: of the budget.
       limit: the largest score that meets the tolerance; above 1 where a plan with a margin is not to be had.
+      whatever_helps: raise also what should not be; see `Space.may_raise`.
+      known: judgements of plans by an earlier search of the same space; filled by this one.
       find_overflow: finds where infinities come from; None where nobody can.
       progress: called with what is being done.
     """
-    work = _Search(space, ask, clock, limit, progress or (lambda text: None))
+    free = space.liftable if whatever_helps else space.raisable
+    work = _Search(space, ask, clock, limit, frozenset(free), {} if known is None else known, progress)
     stopped = ""
     try:
         work.try_simple()
@@ -124,13 +129,22 @@ def search(
 class _Search:
     """One search's memory: what was evaluated, the plan that is being varied, and the best so far."""
 
-    def __init__(self, space: Space, ask: Ask, clock: Clock, limit: float, progress: Progress) -> None:
+    def __init__(
+        self,
+        space: Space,
+        ask: Ask,
+        clock: Clock,
+        limit: float,
+        free: frozenset[int],
+        known: dict[State, Judgement],
+        progress: Progress | None,
+    ) -> None:
         self.space, self.clock, self.limit = space, clock, limit
         self.best: tuple[State, Judgement] | None = None
         self.contributions: Contributions | None = None
         self.without: dict[int, Judgement] = {}
-        self._ask_many, self._tell, self._phase = ask, progress, ""
-        self._known: dict[State, Judgement] = {}
+        self._ask_many, self._tell, self._phase = ask, progress or (lambda text: None), ""
+        self._free, self._known = free, known
         self._draft = State(tf32=space.modes[0])
         self._here = self._draft
         self._lowest = self._draft.lowering(space.soft, space.soft)
@@ -193,9 +207,8 @@ class _Search:
                         self._judge([state])
 
     def _everything(self) -> list[State]:
-        """Everything in FP32 that is not the user's, with TF32 and without."""
-        liftable = frozenset(self.space.liftable)
-        return [replace(self._draft.raising(liftable), tf32=mode) for mode in self.space.modes]
+        """Everything in FP32 that may be, with TF32 and without."""
+        return [replace(self._draft.raising(self._free), tf32=mode) for mode in self.space.modes]
 
     def _untruncated(self, everything: State) -> State:
         """Everything in FP32 but the products whose operands TF32 would truncate: better off in 16 bits, perhaps."""
@@ -207,8 +220,7 @@ class _Search:
 
     def vary(self, find_overflow: FindOverflow | None) -> None:
         """Raise, remove, and try what is left to try."""
-        tops = [top for one in self._everything() for top in (one, self._untruncated(one)) if self._meets(top)]
-        tops = list({top.tf32: top for top in reversed(tops)}.values())[::-1]
+        tops = [top for mode in self.space.modes if (top := self._top(mode)) is not None]
         start = self._finite(find_overflow)
         for top in tops if start is not None else ():
             assert start is not None
@@ -224,8 +236,13 @@ class _Search:
         self._try_few(tops)
         self._remove_from_best()
 
+    def _top(self, mode: bool) -> State | None:
+        """The plan within tolerance that has the most in FP32."""
+        everything = replace(self._draft.raising(self._free), tf32=mode)
+        return next((state for state in (everything, self._untruncated(everything)) if self._meets(state)), None)
+
     def _finite(self, find_overflow: FindOverflow | None) -> State | None:
-        """A start whose outputs are finite: the draft, with regions that overflow in BF16 or FP32; None: there is none."""
+        """A start whose outputs are finite: the draft, or with regions that overflow in BF16 or FP32; None: none is."""
         here = self._draft
         for state in (self._draft, self._lowest):
             if self._known[state].finite:
@@ -233,7 +250,7 @@ class _Search:
         while find_overflow is not None and not self._known[here].finite:
             self._say("values that overflow")
             regions = find_overflow(self.space.candidate(here)) - here.raised
-            regions &= frozenset(self.space.liftable) | here.brain
+            regions &= self._free | here.brain
             if not regions:
                 break  # what overflows is in none of the regions: nothing that the search may change
             brain = {n for n in regions if n not in here.brain and self.space.brain_ok(self.space.regions[n])}
@@ -246,11 +263,8 @@ class _Search:
         self._here = start
         if self._is_within(self._judge([start])[0]):
             return
-        free = [number for number in self.space.raisable if number in top.raised and number not in start.raised]
+        free = sorted(top.raised - start.raised)
         whole = self._judge([start.raising(frozenset(free))])[0]
-        if not self._is_within(whole):
-            free = [number for number in self.space.liftable if number in top.raised and number not in start.raised]
-            whole = self._judge([start.raising(frozenset(free))])[0]
         if not self._is_within(whole):
             return
         self._say(f"the error that each of {len(free)} regions makes")
@@ -412,6 +426,7 @@ class _Search:
         base = self.space.candidate(self._here)
         for state in fresh:
             self._known[state] = self._answer([Question(self.space.candidate(state), base)], needed=needed)[0]
+        for state in dict.fromkeys(states):
             if self.best is None or self._rank(state) < self._rank(self.best[0]):
                 self.best = (state, self._known[state])
         return [self._known[state] for state in states]
