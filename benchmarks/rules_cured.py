@@ -14,7 +14,8 @@ from __future__ import annotations
 from precision_planner.cli.rules import TYPED_AWAY, measure_case
 from precision_planner.planning.cures import CureResult, check_cure
 from precision_planner.rules import load_rulebook
-from precision_planner.rules.pages import CLASSES
+from precision_planner.rules.language.pages import CLASSES
+from precision_planner.rules.language.schema import read_cases
 
 ELSEWHERE = {
     12: "tests/rules/test_classes.py: instance_norm_with_fp16_statistics",
@@ -33,7 +34,7 @@ def table() -> tuple[list[tuple[str, ...]], list[str]]:
     for number, what in CLASSES.items():
         results: list[CureResult] = []
         for rule in (rule for rule in book if number in rule.classes):
-            found = (check_cure(rule, case, measure_case) for case in rule.cases)
+            found = (check_cure(rule, case, measure_case) for case in read_cases(rule))
             results += [result for result in found if result is not None]
         if number in ELSEWHERE:
             rows.append((str(number), what, "", "", "", "", "", ELSEWHERE[number]))

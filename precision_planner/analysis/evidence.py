@@ -11,7 +11,7 @@ from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.model.inputs import Inputs
 from precision_planner.patterns import find_patterns
 from precision_planner.rules import Evidence
-from precision_planner.rules.evidence import DEFAULT_HEADROOM, RangeLike, ValueKey
+from precision_planner.rules.facts.evidence import DEFAULT_HEADROOM, RangeLike, ValueKey
 from precision_planner.targets import DEFAULT_TARGET
 
 __all__ = ["collect_evidence", "measure"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from precision_planner.analysis.assessment import Assessment, assess
 from precision_planner.analysis.readers import Readers
-from precision_planner.analysis.roles import Patterns, roles_of
 from precision_planner.analysis.scan import take_census
+from precision_planner.analysis.tensor_roles import Patterns, roles_of
 from precision_planner.analysis.tensors import FloatTensor, float_tensors
 from precision_planner.errors import ModelError
 from precision_planner.model import GraphIndex, Model, display_name

@@ -37,7 +37,7 @@ def rules(
     from precision_planner.rules import load_rulebook
 
     if new is not None:
-        from precision_planner.rules.scaffold import write_rule
+        from precision_planner.rules.language.scaffold import write_rule
 
         click.echo(f"wrote {write_rule(new[0], Path(new[1]))}; change it, then run: planner rules --test {new[1]}")
         return 0
@@ -93,7 +93,7 @@ def _list(rulebook: RuleBook, destination: str | None) -> int:
 def _explain(rule: Rule, destination: str | None) -> int:
     from precision_planner.cli.console import write_result
     from precision_planner.planning.cures import example_graphs
-    from precision_planner.rules.pages import rule_page
+    from precision_planner.rules.language.pages import rule_page
 
     if destination is not None:
         write_result(json.dumps({"schema_version": 1, "rules": [_json(rule)]}, indent=2), destination)
@@ -118,7 +118,7 @@ def _plain(page: str) -> str:
 
 
 def _json(rule: Rule) -> dict[str, Any]:
-    from precision_planner.rules.pages import describe_action, describe_match, uses_data
+    from precision_planner.rules.language.pages import describe_action, describe_match, uses_data
 
     return {
         "id": rule.id,
@@ -144,15 +144,16 @@ def _test(folder: Path, rule_id: str | None, destination: str | None) -> int:
     from precision_planner.cli.console import note, write_result
     from precision_planner.planning.cures import check_cure
     from precision_planner.rules import RuleBook
-    from precision_planner.rules.cases.runner import run_case
-    from precision_planner.rules.loader import load_folder
+    from precision_planner.rules.engine.cases import run_case
+    from precision_planner.rules.language.loader import load_folder
+    from precision_planner.rules.language.schema import read_cases
 
     chosen = RuleBook(load_folder(folder))
     if rule_id is not None:
         chosen = _tagged(chosen, rule_id)
     results: list[dict[str, Any]] = []
     for rule in chosen:
-        for case in rule.cases:
+        for case in read_cases(rule):
             failures = list(run_case(rule, case, measure_case).failures)
             cure = check_cure(rule, case, measure_case) if not failures else None
             result: dict[str, Any] = {"rule": rule.id, "case": case.name, "line": case.line, "file": str(rule.path)}
@@ -190,7 +191,7 @@ def measure_case(model: Model, batches: Sequence[Mapping[str, np.ndarray[Any, An
 
 def _write_docs(rulebook: RuleBook, folder: Path) -> int:
     from precision_planner.planning.cures import example_graphs
-    from precision_planner.rules.pages import rule_pages
+    from precision_planner.rules.language.pages import rule_pages
     from precision_planner.writing import write_set
 
     pages = rule_pages(rulebook, lambda rule: example_graphs(rule, measure_case))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -11,24 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.diffing.collect import OwnMetric
-from precision_planner.diffing.detectors import SetMatcher, find_selection
+from precision_planner.diffing.divergence import find_first_divergence, where_told
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
 from precision_planner.diffing.layers import MOVERS, LayerComparison
 from precision_planner.diffing.passes import Gathered, Progress, output_pass
-from precision_planner.diffing.result import Diff, LayerDiff, OutputDiff
+from precision_planner.diffing.result import Diff, LayerDiff
 from precision_planner.diffing.run import Provider, Runner
 from precision_planner.diffing.sources import Side, open_side
-from precision_planner.diffing.verdict import find_first_divergence, grade_of, verdict_of
 from precision_planner.errors import ConversionError, InputsError, ModelError
+from precision_planner.judging.evidence import Selection, find_evidence
+from precision_planner.judging.judge import Judge, OwnMetric, Tolerance
+from precision_planner.judging.metrics import json_number, max_abs, rel_l2
+from precision_planner.judging.tolerance import (
+    check_detections,
+    check_metrics,
+    check_outputs,
+    guarded,
+    parse_tolerances,
+)
+from precision_planner.judging.ulps import metrics_of
+from precision_planner.judging.verdict import grade_of, sentence_of
 from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs, input_specs, load_inputs, take_rows
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
-from precision_planner.numerics.metrics import METRICS, json_number, max_abs, rel_l2
-from precision_planner.numerics.tolerance import Tolerance, check_metrics, check_outputs, parse_tolerances
 from precision_planner.simulation import inline_functions, is_typed_low
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
@@ -99,7 +106,7 @@ def compare(
     """
     step = progress or (lambda _: None)
     tolerances = parse_tolerances(tolerance)
-    own = dict(metrics or {})
+    own = guarded(metrics)
     check_metrics(tolerances, own)
     ref_side, cand_side = open_side(reference), open_side(candidate)
     renamed = {**_fused_by_plan(ref_side, cand_side), **cand_side.names, **(names or {})}
@@ -128,10 +135,11 @@ def compare(
             accumulation=accumulation or "fp32",
         )
         _check_simulated(cand_runner, simulate, bool(kept), how)
-        gathered = Gathered(cand_runner.precision if cand_runner.precision in FORMATS else "fp16", own)
-        selection = None if ref_side.model is None else find_selection(ref_side.model)
-        gathered.matcher = None if selection is None else SetMatcher(selection)
-        unordered = frozenset[str]() if selection is None else selection.unordered
+        units = cand_runner.precision if cand_runner.precision in FORMATS else "fp16"
+        selection = Selection() if ref_side.model is None else find_evidence(ref_side.model)
+        check_detections(tolerances, selection.evidence.is_detector)
+        gathered = Gathered(Judge(tolerances, own, selection.evidence, metrics_of(units)))
+        unordered = selection.unordered
         can_look = ref_runner.shows_values and cand_runner.shows_values and batches is not None
         looked = LayerComparison(ref_runner, cand_runner, renamed, unordered) if layers and can_look else None
         if looked is not None and looked.covers_outputs:
@@ -143,19 +151,19 @@ def compare(
             cand_runner.release()
             if looked is not None and batches is not None:
                 looked.run(batches, step)
-        outputs = gathered.results()
-        check_outputs(tolerances, outputs, own)
-        failures = _failures(outputs, tolerances)
-        grade = grade_of(outputs)
+        judgement = gathered.result()
+        check_outputs(tolerances, judgement.outputs, own)
+        outputs = gathered.outputs(judgement, own)
+        grade = grade_of(judgement)
         few = None if batches is None else take_rows(batches, input_specs(_model(ref_side)), ROWS_TO_LOOK)
-        if layers is None and can_look and few is not None and (failures or grade in _WORTH_A_LOOK):
+        if layers is None and can_look and few is not None and (judgement.failures or grade in _WORTH_A_LOOK):
             looked = LayerComparison(ref_runner, cand_runner, renamed, unordered)
             looked.run(few, step)
-        if selection is not None and can_look and batches is not None:
+        if selection.evidence.is_detector and can_look and batches is not None:
             chosen = looked or LayerComparison(ref_runner, cand_runner, renamed, unordered)
             before = {name: found.to_dict() for name, found in chosen.measure(selection.before, batches, step).items()}
             outputs = {
-                name: replace(output, detections=output.detections and {**output.detections, "before": before})
+                name: replace(output, before=before) if output.judged.detections else output
                 for name, output in outputs.items()
             }
         found: tuple[LayerDiff, ...] = ()
@@ -175,10 +183,10 @@ def compare(
             graph = graph_diff(ref_side.model, cand_side.model, renamed)
         return Diff(
             outputs=outputs,
-            verdict=verdict_of(outputs, grade, failures, divergence),
+            verdict=sentence_of(judgement, grade, where_told(divergence)),
             grade=grade,
-            passed=not failures and grade != "nonfinite",
-            failures=failures,
+            passed=judgement.passed,
+            failures=tuple(failure.to_dict() for failure in judgement.failures),
             first_divergence=divergence,
             layers=found,
             graph=graph,
@@ -187,12 +195,13 @@ def compare(
             inputs={
                 "source": "none" if batches is None else batches.source,
                 "synthesised": batches is not None and batches.synthesised,
-                "batches": gathered.batches,
+                "batches": judgement.batches,
                 "skipped": gathered.skipped,
             },
             tolerances=tuple(map(str, tolerances)),
             reference_check=check,
             environment=environment(command),
+            judgement=judgement,
             sources=(ref_side, replace(cand_side, names=renamed), inputs),
         )
 
@@ -286,27 +295,6 @@ def _readers(side: Side) -> tuple[dict[str, list[str]], list[str], set[str]]:
             found.setdefault(name, []).extend(output for output in node.output if output)
     moved = {name for node in graph.node if node.op_type in MOVERS or node.op_type == "Cast" for name in node.output}
     return found, [value.name for value in graph.output], moved
-
-
-def _failures(outputs: Mapping[str, OutputDiff], tolerances: Iterable[Tolerance]) -> tuple[dict[str, Any], ...]:
-    failures = []
-    for tolerance in tolerances:
-        for name, output in outputs.items():
-            if tolerance.output not in (None, name):
-                continue
-            # a share of rows has a value where others are NaN; a difference with a NaN keeps no tolerance
-            lost = output.metrics.new_nonfinite and tolerance.metric in METRICS
-            value = math.nan if lost else output.get(tolerance.metric)
-            if not tolerance.holds(value):
-                failures.append(
-                    {
-                        "output": name,
-                        "metric": tolerance.metric,
-                        "value": json_number(value),
-                        "bound": json_number(tolerance.bound),
-                    }
-                )
-    return tuple(failures)
 
 
 def _self_check(model: Model, runner: Runner, inputs: Inputs, gathered: Gathered) -> dict[str, Any] | None:

@@ -16,12 +16,12 @@ from precision_planner.diffing.passes import Gathered, Progress
 from precision_planner.diffing.result import LayerDiff
 from precision_planner.diffing.run import Runner
 from precision_planner.errors import ModelError
+from precision_planner.judging.quick import QuickMetrics, quick_metrics
 from precision_planner.model import FLOAT_TYPES, GraphIndex, Model, display_name, infer_types
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import Batch, Inputs
 from precision_planner.model.order import sorted_copy
 from precision_planner.numerics.formats import FORMATS
-from precision_planner.numerics.quick import QuickMetrics, quick_metrics
 from precision_planner.simulation import inline_functions, is_typed_low
 
 MOVERS = frozenset(["Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])

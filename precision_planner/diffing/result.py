@@ -7,97 +7,86 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from precision_planner._above import explained, report_html
-from precision_planner.numerics.metrics import TensorMetrics, json_number
-from precision_planner.numerics.quick import QuickMetrics
+from precision_planner.judging.judge import Judged, Judgement
+from precision_planner.judging.metrics import Measured, json_number
+from precision_planner.judging.quick import QuickMetrics
 
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputDiff:
-    """One output.
+    """One output. Its metrics are read as attributes, too: ``found.outputs["logits"].sad``.
 
     Attributes:
-      name: the output's.
-      shape: of the last batch.
-      dtype: element type of the reference's array.
-      metrics: the worst over the batches.
+      judged: what the judge found: name, shape, type, the worst of every metric over the batches, one's own among them.
       mean: metric -> mean over the batches.
       percentiles: percentile ("p50", ...) -> absolute error, of the worst batch.
       histogram: counts of absolute errors by decade: {"edges": [exponents of ten], "counts": [..], "zero": n}.
-      flipped_rows: rows whose largest element moved: {"batch", "row", "reference", "candidate"}, the first 100.
+      flipped_rows: rows that changed class: {"batch", "row", "reference", "candidate"}, the first 100.
       own: one's own metrics, name -> worst value.
-      detections: for detectors, how the sets of boxes match (see `SetMatcher`), and under
-        `before` the metrics of what the selection reads; the other metrics are then of the matched boxes.
+      before: for detectors, the metrics of what the selection reads.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    metrics: TensorMetrics
+    judged: Judged
     mean: Mapping[str, float]
     percentiles: Mapping[str, float]
     histogram: Mapping[str, Any]
     flipped_rows: tuple[Mapping[str, Any], ...] = ()
     own: Mapping[str, float] = field(default_factory=dict)
-    detections: Mapping[str, Any] | None = None
+    before: Mapping[str, Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "judged":
+            raise AttributeError(name)
+        return getattr(self.judged.values, name)
 
     @property
-    def sad(self) -> float:
-        """Sum of absolute differences of the worst row."""
-        return self.metrics.sad
+    def name(self) -> str:
+        """The output's."""
+        return self.judged.name
 
     @property
-    def sad_mean(self) -> float:
-        """Mean of the rows' sums of absolute differences."""
-        return self.metrics.sad_mean
+    def shape(self) -> tuple[int, ...]:
+        """Of the last batch."""
+        return self.judged.shape
 
     @property
-    def max_abs(self) -> float:
-        """Largest absolute difference."""
-        return self.metrics.max_abs
+    def dtype(self) -> str:
+        """Element type of the reference's array."""
+        return self.judged.dtype
 
     @property
-    def mean_abs(self) -> float:
-        """Mean absolute difference."""
-        return self.metrics.mean_abs
+    def metrics(self) -> Measured:
+        """The worst over the batches."""
+        return self.judged.values
 
     @property
-    def rel_l2(self) -> float:
-        """Norm of the difference over the norm of the reference."""
-        return self.metrics.rel_l2
-
-    @property
-    def cosine(self) -> float:
-        """Cosine of the angle between the two."""
-        return self.metrics.cosine
-
-    @property
-    def top1(self) -> float:
-        """Share of rows whose largest element stayed where it was."""
-        return self.metrics.top1
-
-    @property
-    def nonfinite(self) -> int:
-        """Elements of the candidate that are NaN or infinite."""
-        return self.metrics.nonfinite
+    def detections(self) -> Mapping[str, Any] | None:
+        """For detectors, how the sets of boxes match; the other metrics are then of the matched boxes."""
+        found = self.judged.detections
+        if found is None:
+            return None
+        return found.to_dict() if self.before is None else {**found.to_dict(), "before": self.before}
 
     def get(self, metric: str) -> float:
         """A metric's value, one's own included."""
-        return self.own[metric] if metric in self.own else self.metrics.get(metric)
+        return self.judged.values.number(metric)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            **self.metrics.to_dict(),
-            **{name: json_number(value) for name, value in self.own.items()},
+            **self.judged.values.to_dict(),
+            **({} if self.judged.is_classes else {"flipped": None}),
             "shape": list(self.shape),
             "dtype": self.dtype,
+            "classes": self.judged.is_classes,
+            "problem": None if self.judged.problem is None else self.judged.problem.text,
             "mean": {name: json_number(value) for name, value in self.mean.items()},
             "percentiles": {name: json_number(value) for name, value in self.percentiles.items()},
             "histogram": dict(self.histogram),
             "flipped_rows": [dict(row) for row in self.flipped_rows],
-            "detections": None if self.detections is None else dict(self.detections),
+            "detections": self.detections,
         }
 
 
@@ -160,8 +149,9 @@ class Diff:
     Attributes:
       outputs: output name -> `OutputDiff`.
       verdict: one sentence.
-      grade: "identical", "fine", "degraded", "garbage" or "nonfinite".
-      passed: every tolerance is kept, and nothing is NaN or infinite that is finite in the reference.
+      grade: "identical", "fine", "degraded", "garbage", "nonfinite" or "not judged".
+      passed: every tolerance is kept, every output could be compared, something was, and nothing is NaN or infinite
+        that is finite in the reference.
       failures: the tolerances that are not: {"output", "metric", "value", "bound"}.
       first_divergence: the first value, in topological order, that is wrong beyond what its type explains:
         {"value", "node", "op_type", "reason", ...}; None where nothing is, or nothing was compared.
@@ -173,6 +163,7 @@ class Diff:
       reference_check: what onnxruntime's own optimizations change in the reference.
       environment: versions, and the command.
       explanation: what `explain` collected, as its JSON; None before.
+      judgement: what the judge found; not saved.
       sources: what was compared and on which inputs, as given, for `explain` and the drawings; not saved.
     """
 
@@ -191,6 +182,7 @@ class Diff:
     reference_check: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     explanation: Mapping[str, Any] | None = None
+    judgement: Judgement | None = field(default=None, repr=False, compare=False)
     sources: tuple[Any, Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> Diff:

@@ -11,9 +11,9 @@ from precision_planner.patterns.functions import with_function_types
 from precision_planner.patterns.group_norm import find_reshaped
 from precision_planner.patterns.match import KINDS, NORMALIZATIONS, Match
 from precision_planner.patterns.native import find_native
+from precision_planner.patterns.normalization_terms import Terms
 from precision_planner.patterns.norms import find_decomposed
 from precision_planner.patterns.structures import find_l2, find_residuals, find_rotary
-from precision_planner.patterns.terms import Terms
 from precision_planner.patterns.view import View
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from precision_planner.model import FLOAT_TYPES, type_name
-from precision_planner.patterns.heads import End, Head, heads
 from precision_planner.patterns.match import Match, NormRewrite
-from precision_planner.patterns.spread import NO_EPS
-from precision_planner.patterns.terms import Near, Nodes, Spread, Terms
+from precision_planner.patterns.normalization_terms import Near, Nodes, Terms, Variance
+from precision_planner.patterns.normalized_outputs import End, NormalizedOutput, normalized_outputs
+from precision_planner.patterns.variances import NO_EPS
 from precision_planner.patterns.view import View, axes_text
 
 _KIND = {"layer": "layer_normalization", "rms": "rms_normalization"}
@@ -28,15 +28,15 @@ def find_decomposed(terms: Terms) -> list[Match]:
         ):
             arguments.setdefault(node.input[0], []).append(position)
     for argument, roots in arguments.items():
-        spread = terms.spread(argument)
-        if isinstance(spread, Near):
-            matches += _near_spread(terms, spread, roots)
-        elif spread is not None:
-            matches += _heads(terms, spread, argument, roots)
+        variance = terms.variance(argument)
+        if isinstance(variance, Near):
+            matches += _near_variance(terms, variance, roots)
+        elif variance is not None:
+            matches += _heads(terms, variance, argument, roots)
     return matches
 
 
-def _near_spread(terms: Terms, near: Near, roots: list[int]) -> list[Match]:
+def _near_variance(terms: Terms, near: Near, roots: list[int]) -> list[Match]:
     """A root over something that is nearly a variance plus eps."""
     view, reason = terms.view, near.reason
     positions = near.nodes | set(roots)
@@ -64,58 +64,60 @@ def _near(view: View, kind: str, nodes: Nodes, reason: str, output: str, x: str 
     )
 
 
-def _heads(terms: Terms, spread: Spread, argument: str, roots: list[int]) -> list[Match]:
+def _heads(terms: Terms, variance: Variance, argument: str, roots: list[int]) -> list[Match]:
     view = terms.view
-    found = heads(terms, spread, argument, roots)
-    sound = [head for head in found if head.ends]
-    inside = frozenset().union(*(end.nodes for head in sound for end in head.ends)) if sound else frozenset()
+    found = normalized_outputs(terms, variance, argument, roots)
+    sound = [normalized for normalized in found if normalized.ends]
+    inside = (
+        frozenset().union(*(end.nodes for normalized in sound for end in normalized.ends)) if sound else frozenset()
+    )
     inside |= _between(view, inside)
-    matches = [_match(view, spread, head, inside) for head in sound]
+    matches = [_match(view, variance, normalized, inside) for normalized in sound]
     if sound:
         return matches
-    kind = _KIND[spread.kind]
-    for head in found[:1]:
-        positions = head.nodes | set(roots)
+    kind = _KIND[variance.kind]
+    for normalized in found[:1]:
+        positions = normalized.nodes | set(roots)
         output = view.scope.nodes[max(positions)].output[0]
-        return [_near(view, kind, positions, head.reason, output, head.x)]
-    if spread.kind == "rms":
+        return [_near(view, kind, positions, normalized.reason, output, normalized.x)]
+    if variance.kind == "rms":
         return []  # a root mean square that nothing is divided by
-    positions = spread.nodes | set(roots)
+    positions = variance.nodes | set(roots)
     reason = "no node divides x - mean by the root"
-    return [_near(view, kind, positions, reason, view.scope.nodes[roots[-1]].output[0], spread.x)]
+    return [_near(view, kind, positions, reason, view.scope.nodes[roots[-1]].output[0], variance.x)]
 
 
-def _match(view: View, spread: Spread, head: Head, inside: Nodes) -> Match:
+def _match(view: View, variance: Variance, normalized: NormalizedOutput, inside: Nodes) -> Match:
     """A proven normalization; fusable if one of its ends, the farthest first, fits one node's types and shapes."""
-    kind = _KIND[spread.kind]
-    reason = _structure_reason(view, spread, head, inside)
-    end, rewrite = head.ends[-1], None
+    kind = _KIND[variance.kind]
+    reason = _structure_reason(view, variance, normalized, inside)
+    end, rewrite = normalized.ends[-1], None
     if not reason:
-        for candidate in reversed(head.ends):
-            result = _rewrite(view, spread, head, candidate)
+        for candidate in reversed(normalized.ends):
+            result = _rewrite(view, variance, normalized, candidate)
             if isinstance(result, NormRewrite):
                 end, rewrite = candidate, result
                 break
             reason = result
     else:
-        end = next((e for e in reversed(head.ends) if _has_fit(e)), head.ends[0])
+        end = next((e for e in reversed(normalized.ends) if _has_fit(e)), normalized.ends[0])
     fusable = rewrite is not None
     if rewrite is not None:
         reason = _kind_reason(view, kind, rewrite)
         fusable = not reason
     attributes = {
-        "axes": spread.axes,
-        "epsilon": spread.epsilon,
+        "axes": variance.axes,
+        "epsilon": variance.epsilon,
         "stash_type": TensorProto.FLOAT,
         "channels_first": rewrite is not None and not rewrite.trailing,
     }
-    nodes = end.nodes | _x_casts(view, rewrite.x if rewrite else head.x, end.nodes)
+    nodes = end.nodes | _x_casts(view, rewrite.x if rewrite else normalized.x, end.nodes)
     return Match(
         kind,
         "decomposed",
         view.scope.path,
         view.ids(nodes),
-        {"x": rewrite.x if rewrite else head.x, "scale": end.scale, "bias": end.bias},
+        {"x": rewrite.x if rewrite else normalized.x, "scale": end.scale, "bias": end.bias},
         end.value,
         attributes=attributes,
         fusable=fusable,
@@ -165,25 +167,25 @@ def _x_casts(view: View, x: str, nodes: Nodes) -> Nodes:
     return frozenset(found)
 
 
-def _structure_reason(view: View, spread: Spread, head: Head, inside: Nodes) -> str:
-    if any(axis >= 0 for axis in spread.axes):
-        return f"{axes_text(spread.axes)} of a value of unknown rank"
-    core = head.ends[0]
+def _structure_reason(view: View, variance: Variance, normalized: NormalizedOutput, inside: Nodes) -> str:
+    if any(axis >= 0 for axis in variance.axes):
+        return f"{axes_text(variance.axes)} of a value of unknown rank"
+    core = normalized.ends[0]
     for position in sorted(core.nodes):
         for output in view.scope.nodes[position].output:
             if output and output != core.value:
                 reader = view.outside_reader(output, inside)
                 if reader:
-                    return f"{_term_name(view, spread, position)} is also read by {reader}"
-    for end in head.ends:
+                    return f"{_term_name(view, variance, position)} is also read by {reader}"
+    for end in normalized.ends:
         for fit in (end.scale_fit, end.bias_fit):
             if fit is not None and fit.fatal:
                 return fit.reason
     return ""
 
 
-def _term_name(view: View, spread: Spread, position: int) -> str:
-    if spread.mean is not None and position in spread.mean.nodes:
+def _term_name(view: View, variance: Variance, position: int) -> str:
+    if variance.mean is not None and position in variance.mean.nodes:
         return "mean"
     return f"'{view.scope.nodes[position].output[0]}' of {view.name(position)}"
 
@@ -199,10 +201,10 @@ def _kind_reason(view: View, kind: str, rewrite: NormRewrite) -> str:
     return ""
 
 
-def _rewrite(view: View, spread: Spread, head: Head, end: End) -> NormRewrite | str:
+def _rewrite(view: View, variance: Variance, normalized: NormalizedOutput, end: End) -> NormRewrite | str:
     """How the normalization up to `end` is written as one node, or the condition that fails."""
     elem = view.elem(end.value)
-    x = _typed(view, head.x, elem, end)
+    x = _typed(view, normalized.x, elem, end)
     if isinstance(x, Near):
         return x.reason
     if elem == 0:
@@ -212,7 +214,7 @@ def _rewrite(view: View, spread: Spread, head: Head, end: End) -> NormRewrite | 
     if elem == TensorProto.DOUBLE:
         return "x is double, and a fused node takes its statistics in float"
     rank = view.rank(x)
-    axes = spread.axes
+    axes = variance.axes
     if rank is None and axes != tuple(range(-len(axes), 0)):
         return f"{axes_text(axes)} of a value of unknown rank"
     scale, bias, scale_behind, bias_behind = None, None, "", ""
@@ -230,7 +232,7 @@ def _rewrite(view: View, spread: Spread, head: Head, end: End) -> NormRewrite | 
         if bias is None or scale_behind:
             bias, bias_behind = None, end.bias
     op_type = "LayerNormalization"
-    if spread.kind == "rms":
+    if variance.kind == "rms":
         op_type = "RMSNormalization"
         if bias is not None:
             bias, bias_behind = None, end.bias
@@ -245,7 +247,7 @@ def _rewrite(view: View, spread: Spread, head: Head, end: End) -> NormRewrite | 
         why = next((fit.reason for fit in (end.scale_fit,) if fit is not None and fit.operand is None), "")
         return why or f"the size of {axes_text(axes)} is unknown, so that no scale can be written"
     return NormRewrite(
-        op_type, x, elem, axes, tuple(known), scale, bias, spread.epsilon, scale_behind, bias_behind, rank
+        op_type, x, elem, axes, tuple(known), scale, bias, variance.epsilon, scale_behind, bias_behind, rank
     )
 
 

@@ -8,7 +8,7 @@ import onnx
 
 from precision_planner.model import FLOAT_TYPES
 from precision_planner.patterns.match import Match
-from precision_planner.patterns.terms import Terms
+from precision_planner.patterns.normalization_terms import Terms
 from precision_planner.patterns.view import View, attribute_int
 
 _MAX_BRANCH = 160

@@ -228,7 +228,7 @@ def _weights(model: Model, precision: str) -> dict[str, Any]:
 
 
 def _json(value: float | None) -> Any:
-    from precision_planner.numerics.metrics import json_number
+    from precision_planner.judging.metrics import json_number
 
     return None if value is None else json_number(value)
 

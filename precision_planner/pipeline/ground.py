@@ -11,11 +11,11 @@ import numpy as np
 
 from precision_planner.emitting.folder import GoldenCase
 from precision_planner.errors import ModelError, PlanError
+from precision_planner.judging.tolerance import check_outputs
 from precision_planner.model import Model
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
-from precision_planner.numerics.tolerance import check_outputs
 from precision_planner.pipeline.request import Request
 from precision_planner.rewriting.surgery import run_surgery
 

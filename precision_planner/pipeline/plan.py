@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from precision_planner.judging.tolerance import check_metrics, parse_tolerances
 from precision_planner.model import Model
-from precision_planner.numerics.tolerance import check_metrics, parse_tolerances
 from precision_planner.pipeline.finishing import Finished, PlannedModel, finish
 from precision_planner.pipeline.ground import Ground, lay_ground
 from precision_planner.pipeline.request import Aim, Asked, Profiles, Request, SearchRequest

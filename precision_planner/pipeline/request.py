@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precision_planner.errors import TargetError
-from precision_planner.numerics.tolerance import Tolerance
+from precision_planner.judging.judge import Tolerance
 from precision_planner.planning.profiles import Shapes
 from precision_planner.planning.search import DEFAULT_BUDGET, Clock, OwnMetric
 from precision_planner.targets import Target, newest

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from precision_planner.judging.tolerance import tightened
 from precision_planner.model import GraphIndex, Model, NodeId
-from precision_planner.numerics.metrics import HIGHER_IS_BETTER
-from precision_planner.numerics.tolerance import Tolerance
 from precision_planner.pipeline.ground import Ground
 from precision_planner.pipeline.request import Request
 from precision_planner.pipeline.variants import Draft
@@ -109,7 +108,7 @@ def _subject(draft: Draft, request: Request) -> _Subject:
     setting = Setting(
         first.assignment.options,
         "strong" if aim.target.strong else "weak",
-        tuple(_tightened(bound, aim.target.margin) for bound in aim.bounds),
+        tuple(tightened(bound, aim.target.margin) for bound in aim.bounds),
         dict(aim.metrics),
         "inf" if draft.variant.options.get("weights") == "ieee" else "saturate",
         request.tf32[0] and aim.target.tf32,
@@ -139,13 +138,6 @@ def _of_the_unfused(decisions: Mapping[NodeId, Decision], model: Model, fused: M
         return dict(decisions)
     index = GraphIndex(model.proto)
     return {node: decision for node, decision in decisions.items() if index.find(node) is not None}
-
-
-def _tightened(bound: Tolerance, margin: float) -> Tolerance:
-    """A bound that a prediction must keep for the result to keep the one given."""
-    if bound.metric in HIGHER_IS_BETTER:
-        return replace(bound, bound=1.0 - (1.0 - bound.bound) / margin)
-    return replace(bound, bound=bound.bound - abs(bound.bound) * (1.0 - 1.0 / margin))
 
 
 def _may_raise(target: Target, made_up: bool) -> Callable[[GraphIndex, Region], bool]:

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto
 from precision_planner.model import FLOAT_TYPES, NodeId, Scope
 from precision_planner.operators import is_product
 from precision_planner.rules import Evidence
-from precision_planner.rules.world import World
+from precision_planner.rules.facts.model_facts import ModelFacts
 from precision_planner.typing import Decision
 
 __all__ = ["follow_training"]
@@ -37,7 +37,7 @@ def follow_training(
     Returns:
       The decisions and, for every other float node with an FP32 input, FP32.
     """
-    world = World(evidence)
+    facts = ModelFacts(evidence)
     found = dict(decisions)
     for scope in evidence.index.scopes:
         high = _inputs(scope, evidence)
@@ -47,12 +47,12 @@ def follow_training(
                 continue
             if node_id in decisions:
                 high.update(node.output)
-            elif node_id in low or _is_bias(world, scope, node, high):
+            elif node_id in low or _is_bias(facts, scope, node, high):
                 continue
             elif node.op_type == "Cast":
                 if _casts_to_float(node):
                     high.update(node.output)
-            elif node.op_type != "Constant" and any(_is_high(world, scope, name, high) for name in node.input if name):
+            elif node.op_type != "Constant" and any(_is_high(facts, scope, name, high) for name in node.input if name):
                 found[node_id] = Decision("fp32", _REASON)
                 high.update(node.output)
     return found
@@ -62,23 +62,23 @@ def _inputs(scope: Scope, evidence: Evidence) -> set[str]:
     return {name for name in scope.inputs if evidence.types.of(scope, name).elem_type in FLOAT_TYPES}
 
 
-def _is_high(world: World, scope: Scope, value: str, high: set[str]) -> bool:
+def _is_high(facts: ModelFacts, scope: Scope, value: str, high: set[str]) -> bool:
     if value in high:
         return True
-    if world.constant_tensor(scope, value) is None:
+    if facts.constant_tensor(scope, value) is None:
         return False
-    found = world.source.types.of(scope, value)
+    found = facts.source.types.of(scope, value)
     return found.elem_type in FLOAT_TYPES and found.rank != 0
 
 
-def _is_bias(world: World, scope: Scope, node: NodeProto, high: set[str]) -> bool:
+def _is_bias(facts: ModelFacts, scope: Scope, node: NodeProto, high: set[str]) -> bool:
     """An Add of a constant to a low GEMM's output: the bias of a linear layer, which autocast casts with it."""
     if node.op_type != "Add":
         return False
     for value, other in (node.input, reversed(node.input)):
         producer = scope.producer_node(value)
         if producer is not None and is_product(producer) and value not in high:
-            return world.constant_tensor(scope, other) is not None
+            return facts.constant_tensor(scope, other) is not None
     return False
 
 

@@ -16,8 +16,9 @@ import numpy as np
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.planning.policy import Choices, Resolution, resolve
 from precision_planner.rules import Case, Rule, RuleBook, evaluate
-from precision_planner.rules.cases.runner import Measure, case_evidence, case_inputs, case_model
-from precision_planner.rules.evidence import measured_amax
+from precision_planner.rules.engine.cases import Measure, case_evidence, case_inputs, case_model
+from precision_planner.rules.facts.evidence import measured_amax
+from precision_planner.rules.language.schema import read_cases
 from precision_planner.transforms import fuse
 from precision_planner.transforms.repairs import apply_repairs
 from precision_planner.typing import Decision, TypingOptions, assign_types
@@ -181,7 +182,7 @@ def _named(cured: Cured) -> str:
 
 def example_graphs(rule: Rule, measure: Measure) -> tuple[str, str, str] | None:
     """A rule's first firing case as text: its name, the graph, the graph after the action ("" where it only warns)."""
-    case = next((case for case in rule.cases if case.kind == "fires"), None)
+    case = next((case for case in read_cases(rule) if case.kind == "fires"), None)
     if case is None:
         return None
     cured = apply_action(rule, case, measure)

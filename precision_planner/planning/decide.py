@@ -16,7 +16,7 @@ from precision_planner.planning.policy import Choices, Resolution, resolve
 from precision_planner.planning.repairing import carry_out
 from precision_planner.planning.selectors import pattern_kinds
 from precision_planner.rules import Evaluation, Evidence, Finding, RuleBook, evaluate, load_rulebook
-from precision_planner.rules.findings import json_value
+from precision_planner.rules.facts.registry import json_value
 from precision_planner.transforms.repairs import REPAIRS
 from precision_planner.typing import Decision
 

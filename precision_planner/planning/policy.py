@@ -25,8 +25,8 @@ from precision_planner.operators import PRODUCTS, is_product
 from precision_planner.patterns import Match
 from precision_planner.planning.amp import follow_training
 from precision_planner.rules import Action, Evaluation, Evidence
-from precision_planner.rules.findings import json_value
-from precision_planner.rules.rule import REWRITE_KINDS, SEVERITIES
+from precision_planner.rules.facts.registry import json_value
+from precision_planner.rules.language.rule import REWRITE_KINDS, SEVERITIES
 from precision_planner.transforms.repairs import RepairRequest
 from precision_planner.typing import Decision, KeepAs, Precision
 

@@ -12,7 +12,7 @@ from precision_planner.model import Model
 from precision_planner.model.inputs import Inputs
 from precision_planner.model.session import Session
 from precision_planner.rules import Evidence
-from precision_planner.rules.evidence import measured_amax
+from precision_planner.rules.facts.evidence import measured_amax
 from precision_planner.transforms.repairs import RepairRequest, RepairResult, apply_repairs
 
 __all__ = ["Repaired", "carry_out", "largest_difference"]

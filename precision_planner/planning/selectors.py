@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from precision_planner.errors import SelectorError
 from precision_planner.model import GraphIndex, Model, NodeId, display_name
-from precision_planner.rules.subjects import glob_matches
+from precision_planner.rules.facts.subjects import glob_matches
 
 if TYPE_CHECKING:
     from precision_planner.patterns import Match
@@ -171,21 +171,20 @@ def _by_category(
 def _by_rules(model: Model, index: GraphIndex, matches: Sequence[Match], rulebook: RuleBook, tag: str) -> set[NodeId]:
     """What the rules with a tag look at: every node of the subjects that their `match` selects."""
     from precision_planner.model import infer_types
-    from precision_planner.rules.evidence import Evidence
-    from precision_planner.rules.nodesets import resolve_nodes
-    from precision_planner.rules.rule import NodeSet
-    from precision_planner.rules.subjects import Subjects
-    from precision_planner.rules.world import World
+    from precision_planner.rules.facts.evidence import Evidence
+    from precision_planner.rules.facts.model_facts import ModelFacts
+    from precision_planner.rules.facts.node_sets import NodeSet, resolve_nodes
+    from precision_planner.rules.facts.subjects import Subjects
 
-    world = World(Evidence(model, index, infer_types(model, index), matches))
-    subjects = Subjects(world)
+    facts = ModelFacts(Evidence(model, index, infer_types(model, index), matches))
+    subjects = Subjects(facts)
     found: set[NodeId] = set()
     for rule in rulebook.tagged(tag):
         for subject in subjects.select(rule.match):
             if subject.match is not None and not subject.match.proven:
                 continue
             terms = [NodeSet("subject")] if subject.kind in ("pattern", "node") else [NodeSet("consumers")]
-            found.update(resolve_nodes(world, subject, terms))
+            found.update(resolve_nodes(facts, subject, terms))
     return found
 
 

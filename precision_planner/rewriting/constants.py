@@ -10,8 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, WeightStore, marker_key, numpy_dtype, set_payload
+from precision_planner.rewriting.mask_constants import mask_constants
 from precision_planner.rewriting.names import SUFFIX, Names
-from precision_planner.rewriting.roles import mask_constants
 from precision_planner.rewriting.weights import (
     BLOCK,
     Array,

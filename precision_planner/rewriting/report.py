@@ -10,7 +10,7 @@ import onnx
 from precision_planner.model import GraphIndex, Model, TypeTable
 from precision_planner.patterns import Match
 from precision_planner.rewriting.convert import ConvertResult
-from precision_planner.rewriting.work import work_share
+from precision_planner.rewriting.work_share import work_share
 from precision_planner.transforms import FusionResult
 from precision_planner.typing import TypeAssignment
 

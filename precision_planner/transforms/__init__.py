@@ -1,9 +1,9 @@
 """Rewrites that keep FP32 results: fusions of normalizations and the opset they need."""
 
+from precision_planner.transforms.float64_judgement import Judgement, judge
 from precision_planner.transforms.fuse import DEFAULT_KINDS, FusionResult, fuse
+from precision_planner.transforms.fuse_verified import fuse_verified
 from precision_planner.transforms.opset import OpsetResult, raise_opset
-from precision_planner.transforms.verified import fuse_verified
-from precision_planner.transforms.verify import Judgement, judge
 
 __all__ = [
     "DEFAULT_KINDS",

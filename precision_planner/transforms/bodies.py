@@ -13,9 +13,9 @@ from precision_planner.errors import MissingExtraError
 from precision_planner.model import GraphIndex, Model, infer_types, numpy_dtype
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.patterns.functions import with_function_types
+from precision_planner.transforms.float64_judgement import judge
 from precision_planner.transforms.fuse import fuse
 from precision_planner.transforms.isolate import isolate
-from precision_planner.transforms.verify import judge
 
 
 def judge_isolated(model: Model, fused: Sequence[Match]) -> dict[int, str]:

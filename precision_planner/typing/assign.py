@@ -47,5 +47,5 @@ def assign_types(
         for position in range(len(scope.nodes)):
             link_node(state, scope, position)
         link_returns(state, scope)
-    state.cells.solve()
+    state.variables.solve()
     return build_assignment(state)

@@ -1,24 +1,24 @@
-"""Control flow and calls: one cell for each variable that crosses the border of a body or a function."""
+"""Control flow and calls: one type variable for each value that crosses the border of a body or a function."""
 
 from __future__ import annotations
 
 import onnx
 
 from precision_planner.model import Scope
-from precision_planner.typing.cells import Cell, Kind
 from precision_planner.typing.elements import opset_of
 from precision_planner.typing.state import NodeState, Places, Req, State
+from precision_planner.typing.type_variables import Kind, TypeVariable
 
 
 def _variable(state: State, parts: list[tuple[Scope, str]], kind: Kind) -> Req | None:
-    """A cell for one variable, None where no part of it is a float to be decided; wide where parts differ."""
+    """A type variable for one value, None where no part of it is a float to be decided; wide where parts differ."""
     known = [state.elements.of(state.index, scope, name) for scope, name in parts if name]
     wide = [value.elem_type == state.wide for value in known if value.elem_type]
     if not any(wide):
         return None
     if not all(wide):
         return ("type", state.wide)
-    return ("cell", state.cells.add(Cell(kind)))
+    return ("variable", state.variables.add(TypeVariable(kind)))
 
 
 def gather_call(state: State, scope: Scope, position: int, node: onnx.NodeProto, function: Scope) -> None:
@@ -35,7 +35,7 @@ def gather_call(state: State, scope: Scope, position: int, node: onnx.NodeProto,
 
 
 def gather_control(state: State, scope: Scope, position: int, node: onnx.NodeProto) -> None:
-    """If, Loop and Scan: one cell a variable, in the node and in its bodies."""
+    """If, Loop and Scan: one type variable a value, in the node and in its bodies."""
     found = NodeState(None, {}, {})
     bodies = state.bodies.get(id(node), {})
     if node.op_type == "If":
@@ -59,7 +59,7 @@ def _bind(
     returned: list[tuple[Scope, int]],
     formals: list[tuple[Scope, list[int]]],
 ) -> None:
-    """Give one variable its cell in all the places where it appears."""
+    """Give one value its type variable in all the places where it appears."""
     parts = [(scope, node.input[at]) for at in inputs if at < len(node.input)]
     parts += [(scope, node.output[at]) for at in outputs if at < len(node.output)]
     parts += [(body, body.outputs[at]) for body, at in returned if at < len(body.outputs)]

@@ -1,4 +1,4 @@
-"""The edges: which cells exchange values, and which values no Cast can convert."""
+"""The edges: which variables exchange values, and which values no Cast can convert."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _source_of(state: State, scope: Scope, name: str) -> tuple[Key, Req] | None:
 
 
 def link_node(state: State, scope: Scope, position: int) -> None:
-    """Tell the cells where a node's inputs come from."""
+    """Tell the variables where a node's inputs come from."""
     found = state.nodes.get((scope.path, position))
     node = scope.nodes[position]
     if found is None:
@@ -31,31 +31,31 @@ def link_node(state: State, scope: Scope, position: int) -> None:
         if source is None:
             continue
         _edge(state, scope, node.input[at], source[1], req)
-        if req == ANY and source[1][0] == "cell":
+        if req == ANY and source[1][0] == "variable":
             if row_of(node).blind:
                 continue
-            if found.cell is not None and found.outputs:
-                state.cells.flow(source[1][1], found.cell)
+            if found.variable is not None and found.outputs:
+                state.variables.flow(source[1][1], found.variable)
             else:
-                state.cells.need(source[1][1], state.wide)
-        elif req == ANY and found.cell is not None and found.outputs:
-            state.cells.source(found.cell, source[1][1])
-    if found.cell is not None and node.op_type == "Cast" and not found.inputs:
+                state.variables.need(source[1][1], state.wide)
+        elif req == ANY and found.variable is not None and found.outputs:
+            state.variables.source(found.variable, source[1][1])
+    if found.variable is not None and node.op_type == "Cast" and not found.inputs:
         _link_native_cast(state, scope, position, node)
 
 
 def _link_native_cast(state: State, scope: Scope, position: int, node: onnx.NodeProto) -> None:
     """A Cast from a type that stays: a 16-bit source is no wider than it is."""
     found = state.nodes.get((scope.path, position))
-    if found is None or found.cell is None or node.op_type != "Cast" or not node.input:
+    if found is None or found.variable is None or node.op_type != "Cast" or not node.input:
         return
     before = state.elements.of(state.index, scope, node.input[0]).elem_type
     if before in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        state.cells.source(found.cell, before)
+        state.variables.source(found.variable, before)
 
 
 def link_returns(state: State, scope: Scope) -> None:
-    """Tell the cells what a scope returns."""
+    """Tell the variables what a scope returns."""
     for at, name in enumerate(scope.outputs):
         req = state.returns.get((scope.path, at))
         source = _source_of(state, scope, name) if req is not None else None
@@ -68,20 +68,20 @@ def _edge(state: State, scope: Scope, name: str, made: Req, read: Req) -> None:
         _tie(state, made, read)
         return
     match made[0], read[0]:
-        case "cell", "cell":
-            state.cells.flow(made[1], read[1])
-        case "type", "cell":
-            state.cells.source(read[1], made[1])
-        case "cell", "type":
-            state.cells.need(made[1], read[1])
+        case "variable", "variable":
+            state.variables.flow(made[1], read[1])
+        case "type", "variable":
+            state.variables.source(read[1], made[1])
+        case "variable", "type":
+            state.variables.need(made[1], read[1])
 
 
 def _tie(state: State, made: Req, read: Req) -> None:
-    if made[0] == "cell" and read[0] == "cell":
-        state.cells.tie(made[1], read[1])
+    if made[0] == "variable" and read[0] == "variable":
+        state.variables.tie(made[1], read[1])
         return
     for one, other in ((made, read), (read, made)):
-        if one[0] == "cell" and other[0] == "type":
-            cell = state.cells[one[1]]
-            cell.element, cell.forced = other[1], other[1] == state.wide
-            cell.reason = cell.reason or "a sequence or optional of a settled type, which no Cast converts"
+        if one[0] == "variable" and other[0] == "type":
+            variable = state.variables[one[1]]
+            variable.element, variable.forced = other[1], other[1] == state.wide
+            variable.reason = variable.reason or "a sequence or optional of a settled type, which no Cast converts"

@@ -1,4 +1,4 @@
-"""What every node asks for: which cell or type each of its float slots has."""
+"""What every node asks for: which variable or type each of its float slots has."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from onnx import TensorProto
 
 from precision_planner.model import Scope
 from precision_planner.operators import op_types, row_of
-from precision_planner.typing.cells import Cell
 from precision_planner.typing.control import gather_call, gather_control
 from precision_planner.typing.decisions import ELEMENT_TYPES, PRECISIONS, Decision
 from precision_planner.typing.elements import function_of, opset_of
 from precision_planner.typing.lacks import lacks
-from precision_planner.typing.slots import NodeSlots, classify, plugin_slots
+from precision_planner.typing.node_slots import NodeSlots, classify, plugin_slots
 from precision_planner.typing.state import ANY, NodeState, Req, State
+from precision_planner.typing.type_variables import TypeVariable
 
 BF16_CAST_OPSET = 13
 """Below it no Cast makes a bfloat16, whatever operators of other domains take; where none is imported, one will be."""
@@ -57,10 +57,10 @@ def gather_formals(state: State, scope: Scope) -> None:
     elif scope.kind == "function":
         for name in scope.inputs:
             if state.is_wide(scope, name):
-                state.values[scope.path, name] = ("cell", state.cells.add(Cell("moves", allowed=None)))
+                state.values[scope.path, name] = ("variable", state.variables.add(TypeVariable("moves", allowed=None)))
         for at, name in enumerate(scope.outputs):
             if state.is_wide(scope, name):
-                state.returns[scope.path, at] = ("cell", state.cells.add(Cell("moves", allowed=None)))
+                state.returns[scope.path, at] = ("variable", state.variables.add(TypeVariable("moves", allowed=None)))
 
 
 def gather_node(state: State, scope: Scope, position: int, node: onnx.NodeProto) -> None:
@@ -109,14 +109,14 @@ def _visit_operator(
         reason = state.frozen[scope.path]
     if any(_reads_sparse(state, scope, node.input[at]) for at in wide_in):
         reason = reason or "reads a sparse initializer"
-    cell, found = _cell(state, node, slots, decision, reason, bool(wide_out))
-    follows: Req = ("cell", cell)
+    variable, found = _variable(state, node, slots, decision, reason, bool(wide_out))
+    follows: Req = ("variable", variable)
     settled: dict[str, Req] = {"follows": follows, "any": ANY, "wide": ("type", state.wide)}
     for at, mode in slots.inputs.items():
         found.inputs[at] = ("type", named_in[at]) if at in named_in else settled[mode]
     for at, mode in slots.outputs.items():
         found.outputs[at] = ("type", named_out[at]) if at in named_out else settled[mode]
-    if found.forced and state.cells[cell].element != state.options.low:
+    if found.forced and state.variables[variable].element != state.options.low:
         found.inputs = {at: (ANY if slots.inputs[at] == "any" else ("type", state.wide)) for at in wide_in}
         found.outputs = {at: ("type", state.wide) for at in wide_out}
     state.nodes[scope.path, position] = found
@@ -161,34 +161,34 @@ def _reads_sparse(state: State, scope: Scope, name: str) -> bool:
     return holder is not None and name in holder.sparse_initializers
 
 
-def _cell(
+def _variable(
     state: State, node: onnx.NodeProto, slots: NodeSlots, decision: Decision | None, reason: str, makes_float: bool
 ) -> tuple[int, NodeState]:
     kind = slots.kind if makes_float or slots.kind != "moves" else "compares"
-    cell = Cell(kind, allowed=slots.allowed)
+    variable = TypeVariable(kind, allowed=slots.allowed)
     found = NodeState(None, {}, {}, decision, moves=kind != "fixed")
     keep_as = None
     if reason:
-        cell.element, cell.reason, cell.forced = state.wide, reason, True
+        variable.element, variable.reason, variable.forced = state.wide, reason, True
         found.forced = reason
     elif decision is not None:
         keep_as = _keep_as(state, node, decision)
-        cell.reason = decision.reason
+        variable.reason = decision.reason
         if keep_as == "compute":
             # statistics in FP32 whatever the data is: it takes the type of what stands around it
-            cell.kind = "moves"
+            variable.kind = "moves"
         else:
             wanted = ELEMENT_TYPES[decision.precision]
-            cell.element = state.wide if wanted == TensorProto.FLOAT else wanted
+            variable.element = state.wide if wanted == TensorProto.FLOAT else wanted
     elif kind == "fixed":
-        cell.element = state.options.low
-    if cell.element and cell.allowed is not None and cell.element not in cell.allowed | {state.wide}:
-        lack = lacks(node).get(cell.element) if state.options.loadable else None
-        cell.reason = found.forced = lack or f"{node.op_type} takes no {PRECISIONS[cell.element]} at this opset"
-        cell.element, cell.forced, keep_as = state.wide, True, None
+        variable.element = state.options.low
+    if variable.element and variable.allowed is not None and variable.element not in variable.allowed | {state.wide}:
+        lack = lacks(node).get(variable.element) if state.options.loadable else None
+        variable.reason = found.forced = lack or f"{node.op_type} takes no {PRECISIONS[variable.element]} at this opset"
+        variable.element, variable.forced, keep_as = state.wide, True, None
     found.keep_as = keep_as
-    number = state.cells.add(cell)
-    found.cell = number
+    number = state.variables.add(variable)
+    found.variable = number
     return number, found
 
 

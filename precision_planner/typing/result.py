@@ -1,4 +1,4 @@
-"""From solved cells to the assignment."""
+"""From solved variables to the assignment."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from precision_planner.typing.state import ANY, NodeState, Req, State
 
 def settled(state: State, req: Req, stored: int) -> int:
     """The element type of a requirement; `stored` for one that reads what is there."""
-    if req[0] == "cell":
-        return state.cells[req[1]].element
+    if req[0] == "variable":
+        return state.variables[req[1]].element
     return stored if req[0] == "any" else req[1]
 
 
 def build_assignment(state: State) -> TypeAssignment:
-    """Read the solved cells."""
+    """Read the solved variables."""
     storage: dict[Key, int] = {}
     for value, req in state.values.items():
         storage[value] = settled(state, req, state.wide)
@@ -38,7 +38,7 @@ def build_assignment(state: State) -> TypeAssignment:
             else:
                 reads[identity, at] = settled(state, req, state.wide)
                 wanted.setdefault(key, set()).add(reads[identity, at])
-        if found.cell is not None and (found.outputs or any(req != ANY for req in found.inputs.values())):
+        if found.variable is not None and (found.outputs or any(req != ANY for req in found.inputs.values())):
             nodes[identity] = _typing(state, identity, node, found)
     returns = {place: settled(state, req, state.wide) for place, req in state.returns.items()}
     for (path, at), element in returns.items():
@@ -84,24 +84,24 @@ def _constant_type(state: State, wanted: set[int]) -> int:
 
 
 def _typing(state: State, identity: NodeId, node: onnx.NodeProto, found: NodeState) -> NodeTyping:
-    assert found.cell is not None
-    cell = state.cells[found.cell]
+    assert found.variable is not None
+    variable = state.variables[found.variable]
     decision = found.decision
-    compute = "fp32" if found.keep_as == "compute" else PRECISIONS.get(cell.element, "fp32")
+    compute = "fp32" if found.keep_as == "compute" else PRECISIONS.get(variable.element, "fp32")
     asked = decision is not None and decision.precision == "fp16+"
     if asked and compute == "fp16" and sums_are_promised(node):
         compute = "fp16+"
-    reason = cell.reason
+    reason = variable.reason
     if compute == "fp32" and not reason and found.moves:
         reason = "moves values between FP32 neighbors"
     return NodeTyping(
         node=identity,
         op_type=node.op_type,
-        io=cell.element,
+        io=variable.element,
         compute=compute,
         reason=reason if compute != state.options.precision else "",
-        rule=decision.rule if decision is not None and not cell.forced else None,
-        forced=cell.forced,
+        rule=decision.rule if decision is not None and not variable.forced else None,
+        forced=variable.forced,
         decided=decision is not None,
         keep_as="compute" if found.keep_as == "compute" else ("island" if compute == "fp32" else None),
         moves=found.moves,

@@ -9,14 +9,14 @@ from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable
 from precision_planner.typing.assignment import Key
-from precision_planner.typing.cells import Cells
 from precision_planner.typing.decisions import ELEMENT_TYPES, Decision, TypingOptions
 from precision_planner.typing.elements import Elements, find_elements
 from precision_planner.typing.forced import deliberate_islands, frozen_scopes, integer_products
 from precision_planner.typing.indices import index_arithmetic
+from precision_planner.typing.type_variables import TypeVariables
 
 Req: TypeAlias = "tuple[str, int]"
-"""('cell', number), ('type', element type) or ('any', 0)."""
+"""('variable', number), ('type', element type) or ('any', 0)."""
 
 ANY: Req = ("any", 0)
 Places: TypeAlias = "tuple[list[int], list[int], list[int], list[int]]"
@@ -24,9 +24,9 @@ Places: TypeAlias = "tuple[list[int], list[int], list[int], list[int]]"
 
 @dataclass(slots=True)
 class NodeState:
-    """What was found about a node: its cell (None for control flow) and the requirement of each slot."""
+    """What was found about a node: its variable (None for control flow) and the requirement of each slot."""
 
-    cell: int | None
+    variable: int | None
     inputs: dict[int, Req]
     outputs: dict[int, Req]
     decision: Decision | None = None
@@ -53,7 +53,7 @@ class State:
         self.low_types = frozenset(
             {options.low, *(ELEMENT_TYPES[d.precision] for d in decisions.values() if d.precision != "fp32")}
         )
-        self.cells = Cells(options.low, self.wide)
+        self.variables = TypeVariables(options.low, self.wide)
         self.nodes: dict[tuple[tuple[str, ...], int], NodeState] = {}
         self.values: dict[Key, Req] = {}
         self.returns: dict[tuple[tuple[str, ...], int], Req] = {}

@@ -13,7 +13,7 @@ import precision_planner as pp
 from precision_planner.model import Model
 from precision_planner.model.session import Session
 from precision_planner.reporting.diff_terminal import render_diff
-from tests.diffing.test_detectors import FLOAT, INFO, INT64, detector, features
+from tests.judging.test_detections import FLOAT, INFO, INT64, detector, features
 from tests.simulation.models import chain
 
 

@@ -9,8 +9,8 @@ from onnx import helper
 import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.diffing import compare
+from precision_planner.judging.tolerance import parse_tolerances
 from precision_planner.model import Model
-from precision_planner.numerics.tolerance import parse_tolerances
 from precision_planner.planning.search import Evaluator, Setting, find_regions
 from precision_planner.planning.search.evaluate import Candidate, Question
 from precision_planner.planning.search.noise import atoms_of

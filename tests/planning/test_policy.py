@@ -11,8 +11,8 @@ from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.patterns import find_patterns
 from precision_planner.planning.policy import Choices, resolve
 from precision_planner.rules import Evidence, evaluate, load_rulebook
-from precision_planner.rules.cases.builders import BUILDERS
-from precision_planner.rules.cases.runner import model_census
+from precision_planner.rules.engine.cases import model_census
+from precision_planner.rules.language.builders import BUILDERS
 from precision_planner.transforms.repairs import REPAIRS
 from tests.rules.oracle import measure
 

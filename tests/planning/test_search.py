@@ -6,17 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from precision_planner.errors import PlanError, ToleranceError
+from precision_planner.errors import PlanError
 from precision_planner.model import NodeId
-from precision_planner.numerics.tolerance import Tolerance, parse_tolerances
 from precision_planner.planning.search import (
     Budget,
-    Judge,
     Judgement,
     PlanCosts,
     Region,
@@ -300,60 +297,3 @@ def test_savings_are_differences_of_energies(values: list[float], raised: set[in
     )
     assert model.energy(after) == pytest.approx(expected)
     assert model.saved(frozenset(more), before) == pytest.approx(model.energy(before) - model.energy(after), abs=1e-9)
-
-
-class TestJudge:
-    reference = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
-
-    def judge(self, candidate: np.ndarray, *bounds: str) -> Judgement:
-        return Judge(parse_tolerances(list(bounds)), [{"y": self.reference}]).judge([{"y": candidate}])
-
-    def test_the_score_is_the_worst_part_of_a_bound(self) -> None:
-        found = self.judge(self.reference + np.float32(0.25), "sad=1", "max_abs=0.5", "top1=0.5")
-        assert found.score == 0.5
-        assert found.values == {"y:sad": 0.5, "y:max_abs": 0.25, "y:top1": 1.0}
-        assert found.passed
-        assert found.energy == pytest.approx(4 * 0.25**2 / 30)
-
-    def test_past_a_bound_the_score_is_above_one(self) -> None:
-        assert self.judge(self.reference + np.float32(1), "sad=1").score == 2.0
-        flipped = self.judge(self.reference[:, ::-1].copy(), "top1=0.5")
-        assert flipped.score == 2.0
-        assert not flipped.passed
-
-    def test_what_became_infinite_never_passes(self) -> None:
-        candidate = self.reference.copy()
-        candidate[0, 0] = np.nan
-        found = self.judge(candidate, "top1=0")
-        assert found.score == found.energy == math.inf
-        assert not found.finite
-
-    def test_only_the_outputs_of_the_bounds_count(self) -> None:
-        judge = Judge((Tolerance("sad", 1.0, "y"),), [{"y": self.reference, "z": self.reference}])
-        found = judge.judge([{"y": self.reference, "z": self.reference * 2}])
-        assert (found.score, found.energy) == (0.0, 0.0)
-
-    def test_a_metric_of_ones_own(self) -> None:
-        own = {"furthest": lambda a, b: float(np.abs(a - b).max())}
-        judge = Judge((Tolerance("furthest", 0.5),), [{"y": self.reference}], own)
-        assert judge.judge([{"y": self.reference + np.float32(1)}]).score == 2.0
-
-    def test_a_cosine_counts_by_its_root_and_a_bound_without_room_by_itself(self) -> None:
-        bent = self.reference + np.float32([[0.1, -0.1], [0.1, -0.1]])
-        a, b = self.reference.astype(np.float64).reshape(-1), bent.astype(np.float64).reshape(-1)
-        angle = 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-        assert self.judge(bent, f"cosine={1 - 4 * angle}").score == pytest.approx(0.5, rel=1e-3)
-        assert self.judge(bent, "max_abs=0").score == math.inf
-        assert self.judge(self.reference.copy(), "max_abs=0").score == 0.0
-
-    def test_zeros_in_the_reference_are_no_overflow(self) -> None:
-        zeros = np.zeros((2, 2), np.float32)
-        found = Judge(parse_tolerances(["max_abs=1"]), [{"y": zeros}]).judge([{"y": zeros + np.float32(0.5)}])
-        assert found.finite
-        assert (found.score, found.energy) == (0.5, 1.0)
-
-    def test_bounds_must_fit(self) -> None:
-        with pytest.raises(ToleranceError, match="needs a tolerance"):
-            Judge((), [{"y": self.reference}])
-        with pytest.raises(ToleranceError, match="names no output"):
-            Judge((Tolerance("sad", 1.0, "x"),), [{"y": self.reference}])

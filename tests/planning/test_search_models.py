@@ -19,8 +19,8 @@ import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.cli.signals import stop_on_signals
 from precision_planner.errors import PlanError
+from precision_planner.judging.metrics import sad
 from precision_planner.model import Model, infer_types
-from precision_planner.numerics.metrics import sad
 from precision_planner.pipeline import PlannedModel
 from precision_planner.planning import PrecisionPlan
 from precision_planner.planning.search.noise import NOBODY, atoms_of, restricted

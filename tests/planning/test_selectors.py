@@ -10,7 +10,7 @@ from precision_planner.model import GraphIndex, Model
 from precision_planner.patterns import find_patterns
 from precision_planner.planning.selectors import categories, select, select_all
 from precision_planner.rules import load_rulebook
-from precision_planner.rules.cases.builders import BUILDERS
+from precision_planner.rules.language.builders import BUILDERS
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -11,8 +11,8 @@ from onnx import helper
 
 import precision_planner as pp
 from precision_planner.diffing import compare
+from precision_planner.judging.tolerance import parse_tolerances
 from precision_planner.model import Model, NodeId
-from precision_planner.numerics.tolerance import parse_tolerances
 from precision_planner.planning.search import (
     Budget,
     Evaluator,

@@ -14,7 +14,7 @@ import precision_planner as pp
 from precision_planner.model import Model
 from precision_planner.model.inputs import load_inputs
 from precision_planner.planning.decide import decide
-from precision_planner.rules.evidence import CONSTANT_DOCS, format_constants
+from precision_planner.rules.facts.evidence import CONSTANT_DOCS, format_constants
 
 
 class _Source:

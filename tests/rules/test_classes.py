@@ -9,7 +9,8 @@ import pytest
 from precision_planner.model import Model
 from precision_planner.planning.cures import apply_action
 from precision_planner.rules import load_rulebook
-from precision_planner.rules.cases.runner import case_inputs, case_model
+from precision_planner.rules.engine.cases import case_inputs, case_model
+from precision_planner.rules.language.schema import read_cases
 from tests.rules import oracle
 
 BOOK = load_rulebook()
@@ -17,7 +18,7 @@ BOOK = load_rulebook()
 
 def shown(rule_id, name):
     rule = BOOK.get(rule_id)
-    (case,) = [case for case in rule.cases if case.name == name]
+    (case,) = [case for case in read_cases(rule) if case.name == name]
     model = case_model(rule, case)
     return rule, case, model, case_inputs(rule, case, model)
 

@@ -11,10 +11,11 @@ import pytest
 
 from precision_planner.planning.cures import check_cure, simulated
 from precision_planner.rules import load_rulebook
+from precision_planner.rules.language.schema import read_cases
 from tests.rules import oracle
 
 BOOK = load_rulebook()
-SHOWN = [(rule, case) for rule in BOOK for case in rule.cases if case.symptom is not None]
+SHOWN = [(rule, case) for rule in BOOK for case in read_cases(rule) if case.symptom is not None]
 NAMES = [f"{rule.id}: {case.name}" for rule, case in SHOWN]
 
 

@@ -10,11 +10,12 @@ import pytest
 from precision_planner.errors import RuleError, SelectorError
 from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.rules import Evidence, RuleFailedError, evaluate, load_rulebook
-from precision_planner.rules.clauses import All, Any_, Compare, Not
-from precision_planner.rules.facts import SUBJECT_FACTS, VALUE_FACTS
-from precision_planner.rules.loader import load_folder
-from precision_planner.rules.scaffold import write_rule
-from precision_planner.rules.yaml_tree import parse_yaml
+from precision_planner.rules.facts.registry import SUBJECT_FACTS, VALUE_FACTS
+from precision_planner.rules.language.clauses import All, Any_, Compare, Not
+from precision_planner.rules.language.loader import load_folder
+from precision_planner.rules.language.scaffold import write_rule
+from precision_planner.rules.language.schema import read_cases
+from precision_planner.rules.language.yaml_tree import parse_yaml
 
 TRUTHS = (True, False, None)
 
@@ -150,7 +151,7 @@ def test_cases_are_checked_with_their_line(tmp_path, old, new, message):
     path.write_text(GOOD.replace("cases: []\n", CASES.replace(old, new)))
     (rule,) = load_folder(tmp_path)
     with pytest.raises(RuleError) as caught:
-        assert rule.cases
+        assert read_cases(rule)
     assert str(caught.value).startswith(f"{path}:{message}")
 
 
@@ -166,14 +167,14 @@ def test_a_folder_without_rules_and_an_id_that_is_taken(tmp_path):
 
 def test_the_scaffold_passes_its_own_cases(tmp_path):
     from precision_planner.planning.cures import check_cure
-    from precision_planner.rules.cases.runner import run_case
+    from precision_planner.rules.engine.cases import run_case
     from tests.rules.oracle import measure
 
     write_rule("XX001", tmp_path / "mine")
     (rule,) = load_folder(tmp_path / "mine")
-    for case in rule.cases:
+    for case in read_cases(rule):
         assert run_case(rule, case, measure).failures == ()
-    result = check_cure(rule, rule.cases[0], measure)
+    result = check_cure(rule, read_cases(rule)[0], measure)
     assert result is not None
     assert result.failures == ()
     with pytest.raises(RuleError, match="own rules"):

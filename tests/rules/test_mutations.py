@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 
 from precision_planner.rules import load_rulebook
-from precision_planner.rules.cases.runner import _failures, case_evidence
-from precision_planner.rules.clauses import COMPARISONS, All, Any_, Compare, Not
-from precision_planner.rules.engine import evaluate
-from precision_planner.rules.rule import RuleBook, TargetSpec
+from precision_planner.rules.engine.cases import _failures, case_evidence
+from precision_planner.rules.engine.evaluate import evaluate
+from precision_planner.rules.language.clauses import COMPARISONS, All, Any_, Compare, Not
+from precision_planner.rules.language.rule import RuleBook, TargetSpec
+from precision_planner.rules.language.schema import read_cases
 from tests.rules.oracle import measure
 
 BOOK = load_rulebook()
@@ -67,7 +68,9 @@ MUTANTS = [(rule, what, mutant) for rule in BOOK for what, mutant in mutants(rul
 @pytest.fixture(scope="module")
 def evidence():
     """(rule id, case) -> evidence: the graphs are built and measured once."""
-    return {(rule.id, case.name): (case, case_evidence(rule, case, measure)) for rule in BOOK for case in rule.cases}
+    return {
+        (rule.id, case.name): (case, case_evidence(rule, case, measure)) for rule in BOOK for case in read_cases(rule)
+    }
 
 
 def red(rule, evidence):

@@ -11,7 +11,7 @@ import pytest
 from precision_planner.cli.rules import measure_case
 from precision_planner.planning.cures import example_graphs
 from precision_planner.rules import load_rulebook
-from precision_planner.rules.pages import rule_pages
+from precision_planner.rules.language.pages import rule_pages
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "rules"
 

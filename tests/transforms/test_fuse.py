@@ -14,8 +14,8 @@ from precision_planner.model import Model
 from precision_planner.model.session import Session
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.transforms import fuse, fuse_verified
+from precision_planner.transforms.float64_judgement import judge
 from precision_planner.transforms.naming import fused_name
-from precision_planner.transforms.verify import judge
 from tests.patterns.builder import Graph
 from tests.patterns.spellings import Spelling, write
 from tests.patterns.variants import VARIANTS

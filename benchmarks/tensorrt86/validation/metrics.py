@@ -6,7 +6,7 @@ Runs under Python 3.8 and newer with numpy alone; imports nothing of the planner
 import numpy as np
 
 FINE, GARBAGE, GARBAGE_FLIPS = 1e-2, 1e-1, 0.1
-"""The bounds of `planner diff` (precision_planner.diffing.verdict), which a test holds equal."""
+"""The bounds of `planner diff` (precision_planner.judging.verdict), which a test holds equal."""
 
 
 def compare(expected, actual):

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from precision_planner.judging.judge import Judgement
 from precision_planner.planning.search.budget import Clock
 from precision_planner.planning.search.evaluate import Candidate, Question
-from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.noise import NOBODY, Atom, NoiseModel
 from precision_planner.planning.search.states import Space
 

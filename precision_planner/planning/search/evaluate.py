@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from precision_planner.errors import ToleranceError
+from precision_planner.judging.evidence import find_evidence
+from precision_planner.judging.judge import Judgement, OwnMetric, Tolerance, judge
+from precision_planner.judging.tolerance import check_outputs
 from precision_planner.model import Model, NodeId, infer_types
 from precision_planner.numerics.rounding import Overflow
-from precision_planner.numerics.tolerance import Tolerance
-from precision_planner.planning.search.judge import Judge, Judgement, OwnMetric
 from precision_planner.planning.search.noise import Atom, restricted
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.plans import (
@@ -117,6 +119,9 @@ class Evaluator:
         references: Sequence[Outputs] | None = None,
         threads: int = 0,
     ) -> None:
+        if not setting.bounds:
+            raise ToleranceError("a search needs a tolerance to meet; give one such as --tolerance sad=1e-3")
+        check_outputs(setting.bounds, [value.name for value in model.proto.graph.output], setting.own)
         self.setting, self.references = setting, references
         few = () if screen is None else tuple(screen)
         self.runner = BlockRunner(model, [*batches, *few], threads=threads)
@@ -124,12 +129,13 @@ class Evaluator:
         self._elements = element_types(self.runner.model, self.runner.index, self.types)
         everything = with_tf32(RoundingPlan(), self.runner.index, self._elements, setting.tf32).edges
         self.truncated: frozenset[EdgeKey] = frozenset(e for e, kind in everything.items() if kind == TF32_TRUNCATED)
+        self._evidence = find_evidence(model).evidence
         self._all = range(len(batches))
         self._few = range(len(batches), len(batches) + len(few)) if few else self._all
         try:
-            self._part = self._make_judge(self._few)
-            whole = self._part if not few else self._make_judge(self._all)
-            self._whole = whole if references is None else Judge(setting.bounds, references, setting.own)
+            self._references = {which: self.runner.run(RoundingPlan(), which=which) for which in {self._all, self._few}}
+            if references is not None:
+                self._references[self._all] = list(references)
         except BaseException:
             self.runner.close()
             raise
@@ -175,13 +181,14 @@ class Evaluator:
         if question.only is not None:
             self._start_from(None, self._few)
             plan = restricted(self._known(question.candidate), question.only)
-            return self._part.judge(self.runner.run(plan, which=self._few))
+            return self._judge(self._few, plan)
         if question.base is not None:
             self._start_from(question.base, self._all)
-        return self._whole.judge(self.runner.run(self.rounding(question.candidate), which=self._all))
+        return self._judge(self._all, self.rounding(question.candidate))
 
-    def _make_judge(self, which: range) -> Judge:
-        return Judge(self.setting.bounds, self.runner.run(RoundingPlan(), which=which), self.setting.own)
+    def _judge(self, which: range, plan: RoundingPlan) -> Judgement:
+        found = self.runner.run(plan, which=which)
+        return judge(self._references[which], found, self.setting.bounds, self.setting.own, self._evidence, lean=True)
 
     def _known(self, candidate: Candidate) -> RoundingPlan:
         """The rounding of a plan that many questions are about."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from precision_planner.judging.judge import Judgement
+from precision_planner.judging.metrics import json_number
 from precision_planner.model import NodeId
-from precision_planner.numerics.metrics import json_number
 from precision_planner.planning.search.evaluate import Candidate, Decisions
-from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.search import Found
 from precision_planner.planning.search.states import Space
 from precision_planner.typing import Decision

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from precision_planner.judging.judge import Judgement
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import have_rows, input_specs
 from precision_planner.planning.search.budget import DEFAULT_BUDGET, Clock
 from precision_planner.planning.search.cost import CostModel, PlanCosts, plan_costs
 from precision_planner.planning.search.evaluate import Batches, Candidate, Decisions, Evaluator, Question, Setting
-from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.noise import atoms_of
 from precision_planner.planning.search.overflow import overflowing_nodes
 from precision_planner.planning.search.regions import Region, find_regions
@@ -23,7 +23,7 @@ from precision_planner.planning.search.result import SearchReport, report_search
 from precision_planner.planning.search.search import Found, search
 from precision_planner.planning.search.states import Space, State, region_of
 from precision_planner.planning.search.workers import Local, Workers, open_workers
-from precision_planner.rules.alternatives import runs_in_bf16
+from precision_planner.rules.engine.alternatives import runs_in_bf16
 from precision_planner.simulation.cutting import homes
 from precision_planner.simulation.variants import Outputs
 from precision_planner.targets import Target

@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from precision_planner.judging.judge import Judgement
 from precision_planner.planning.search.budget import Clock, Stopped
 from precision_planner.planning.search.contributions import Contributions, measure_contributions
 from precision_planner.planning.search.evaluate import Candidate, Question
 from precision_planner.planning.search.few import cheaper_choices
-from precision_planner.planning.search.judge import Judgement
 from precision_planner.planning.search.order import FAMILIES, Cover
 from precision_planner.planning.search.states import Space, State
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from precision_planner._extras import require
 from precision_planner.errors import PlanError
+from precision_planner.judging.judge import Judgement
 from precision_planner.model import Model
 from precision_planner.planning.search.evaluate import Batches, Evaluator, Question, Setting
-from precision_planner.planning.search.judge import Judgement
 from precision_planner.writing import scratch_folder
 
 __all__ = ["Local", "Package", "Workers", "open_workers"]

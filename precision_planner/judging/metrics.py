@@ -1,0 +1,522 @@
+"""How far a candidate's tensor is from the reference's: one record a metric, computed in float64.
+
+This very file goes into plan folders: Python 3.8 and numpy are all it needs. A metric is added by adding its `Metric`
+to `METRICS`; bounds, merging over batches, JSON, schema, help and tables follow from the record.
+
+Treatment of special values, the same in all of them:
+
+- Two values that are both NaN, or the same infinity, agree: their difference is 0. Any other difference with a NaN
+  is NaN, with an infinity infinite; both make a bound fail.
+- An empty tensor has no differences: 0 for every distance, 1 for `cosine` and `top1`. The judge takes it for no proof.
+- A scalar is one row of one element.
+- Booleans count as 0 and 1. Strings differ by 0 or 1. Integers are subtracted exactly, past 2^53 too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Union
+
+import numpy as np
+
+Array = Any  # numpy.ndarray; plan folders run under a numpy whose arrays cannot be subscripted
+Value = Union[float, int, None]
+
+PROBABILITY_SUM_TOLERANCE = 1e-2
+"""Rows that are not negative and sum to 1 within this are probabilities (FP16 sums of many classes drift)."""
+
+
+JUST_BEYOND = 1.0 + 2.0**-52
+"""The score of a bound that is missed by less than float64 can say."""
+
+
+def as_float64(x: Array) -> Array:
+    """Any numeric or boolean array as float64; 16-bit and 8-bit floats of ml_dtypes included."""
+    x = np.asarray(x)
+    if x.dtype.kind == "c":
+        raise TypeError("complex tensors have no metrics here")
+    if x.dtype == np.float64:
+        return x
+    return x.astype(np.float64)
+
+
+def difference(reference: Array, candidate: Array) -> Array:
+    """candidate - reference in float64, 0 where both are NaN or the same infinity.
+
+    Args:
+      reference: any shape; numbers, booleans or strings.
+      candidate: the same shape.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    reference, candidate = np.asarray(reference), np.asarray(candidate)
+    if reference.shape != candidate.shape:
+        raise ValueError("shapes differ: %s and %s" % (list(reference.shape), list(candidate.shape)))
+    if reference.dtype.kind in "OUS" or candidate.dtype.kind in "OUS":
+        return np.asarray(reference.astype(str) != candidate.astype(str)).astype(np.float64)
+    if reference.dtype.kind in "iu" and candidate.dtype.kind in "iu":
+        return _integer_difference(reference, candidate)
+    a, b = as_float64(reference), as_float64(candidate)
+    with np.errstate(invalid="ignore", over="ignore"):
+        delta = np.asarray(b - a)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if delta.ndim == 0:
+        return np.asarray(0.0) if same else delta
+    delta[same] = 0.0
+    return delta
+
+
+def _integer_difference(reference: Array, candidate: Array) -> Array:
+    """Exact before it becomes a float64, which cannot tell neighbors above 2^53 apart.
+
+    Subtraction modulo 2^64 is exact for the larger less the smaller, whatever their signs.
+    """
+    if "u" in (reference.dtype.kind, candidate.dtype.kind) and reference.dtype.kind != candidate.dtype.kind:
+        if max(x.dtype.itemsize for x in (reference, candidate) if x.dtype.kind == "u") < 8:
+            return _integer_difference(reference.astype(np.int64), candidate.astype(np.int64))
+        exact = np.subtract(candidate.astype(object), reference.astype(object))
+        return np.asarray(exact).astype(np.float64)
+    larger = candidate >= reference
+    a, b = reference.astype(np.uint64), candidate.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        size = np.where(larger, b - a, a - b).astype(np.float64)
+    return np.asarray(np.where(larger, size, -size))
+
+
+class Pair:
+    """Two tensors of one shape, and what several metrics need of them, computed once.
+
+    Attributes:
+      reference: what is right.
+      candidate: what is judged.
+    """
+
+    def __init__(self, reference: Array, candidate: Array) -> None:
+        self.reference, self.candidate = np.asarray(reference), np.asarray(candidate)
+
+    @cached_property
+    def delta(self) -> Array:
+        """candidate - reference, see `difference`."""
+        return difference(self.reference, self.candidate)
+
+    @cached_property
+    def error(self) -> Array:
+        """Absolute differences."""
+        return np.abs(self.delta)
+
+    @cached_property
+    def a(self) -> Array:
+        """The reference in float64."""
+        return as_float64(self.reference)
+
+    @cached_property
+    def b(self) -> Array:
+        """The candidate in float64."""
+        return as_float64(self.candidate)
+
+    @cached_property
+    def row_sums(self) -> Array:
+        """Sum of absolute differences of each row: over all axes but the first. Shape [rows]; a scalar is one row."""
+        if self.error.ndim == 0:
+            return self.error.reshape(1)
+        return self.error.reshape(self.error.shape[0], -1 if self.error.size else 0).sum(axis=1)
+
+    @cached_property
+    def agreement(self) -> Array:
+        """Whether each row has its largest element at the same place; see `top1`."""
+        return _top1_agreement(self)
+
+    @cached_property
+    def finite(self) -> Any:
+        """(which elements of the reference, which of the candidate) are neither NaN nor infinite."""
+        return _finite(self.reference), _finite(self.candidate)
+
+    @property
+    def is_number(self) -> bool:
+        """No strings."""
+        return self.reference.dtype.kind not in "OUS" and self.candidate.dtype.kind not in "OUS"
+
+    @property
+    def is_float(self) -> bool:
+        """Floats, those of ml_dtypes included."""
+        return self.reference.dtype.kind in "fV"
+
+
+def _max_abs(pair: Pair) -> float:
+    return float(pair.error.max()) if pair.error.size else 0.0
+
+
+def _mean_abs(pair: Pair) -> float:
+    return float(pair.error.mean()) if pair.error.size else 0.0
+
+
+def _p99_abs(pair: Pair) -> float:
+    error = pair.error.reshape(-1)
+    if not error.size:
+        return 0.0
+    if np.isnan(error).any():
+        return math.nan
+    # the smallest error that 99 % of the elements do not exceed: an element's own, so that infinities do not mix
+    return float(np.partition(error, math.ceil(0.99 * error.size) - 1)[math.ceil(0.99 * error.size) - 1])
+
+
+def _sad(pair: Pair) -> float:
+    return float(pair.row_sums.max()) if pair.row_sums.size else 0.0
+
+
+def _sad_mean(pair: Pair) -> float:
+    return float(pair.row_sums.mean()) if pair.row_sums.size else 0.0
+
+
+def _rel_l2(pair: Pair) -> float:
+    if not pair.is_number:
+        return float(pair.delta.any())
+    error = _norm(pair.delta)
+    if error == 0:
+        return 0.0
+    size = _norm(np.where(np.isfinite(pair.a), pair.a, 0.0))
+    return error / size if size else (math.nan if math.isnan(error) else math.inf)
+
+
+def _cosine(pair: Pair) -> float:
+    if not pair.is_number:
+        return 1.0 - float(pair.delta.any())
+    delta, a, b = pair.delta.reshape(-1), pair.a.reshape(-1), pair.b.reshape(-1)
+    agreed = ~np.isfinite(a) & (delta == 0)
+    a, b = np.where(agreed, 0.0, a), np.where(agreed, 0.0, b)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
+    na, nb = _norm(a), _norm(b)
+    if na == 0 or nb == 0:
+        return 1.0 if na == nb else 0.0
+    return float(np.clip(np.dot(a / na, b / nb), -1.0, 1.0))
+
+
+def _top1(pair: Pair) -> float:
+    return float(pair.agreement.mean()) if pair.agreement.size else 1.0
+
+
+def _sqnr_db(pair: Pair) -> float:
+    ratio = _rel_l2(pair)
+    if math.isnan(ratio):
+        return math.nan
+    return math.inf if ratio == 0 else (-math.inf if math.isinf(ratio) else -20 * math.log10(ratio))
+
+
+def _top5(pair: Pair) -> Optional[float]:
+    return top_k_overlap(pair.reference, pair.candidate)
+
+
+def _kl_mean(pair: Pair) -> Optional[float]:
+    found = kl_divergence(pair.reference, pair.candidate)
+    return None if found is None else found[0]
+
+
+def _kl_max(pair: Pair) -> Optional[float]:
+    found = kl_divergence(pair.reference, pair.candidate)
+    return None if found is None else found[1]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: all that anything needs to know of it.
+
+    Attributes:
+      name: its key in JSON and in a tolerance.
+      of: computes it from a pair of tensors.
+      title: what it is, for help, tables and the schema.
+      better: "low" or "high": on which side a bound lies, and which batch is the worst.
+      unit: "" for the unit of the values themselves or a pure number.
+      merge: over batches: "worst" or "sum".
+      bound: whether a tolerance may name it.
+      least, most: of a bound; None where there is no end.
+      count: a number of things rather than a measure: an integer.
+      shown: format of its value for people.
+    """
+
+    name: str
+    of: Callable[[Pair], Value]
+    title: str
+    better: str = "low"
+    unit: str = ""
+    merge: str = "worst"
+    bound: bool = False
+    least: Optional[float] = 0.0
+    most: Optional[float] = None
+    count: bool = False
+    shown: str = "%.3g"
+
+    def holds(self, value: float, bound: float) -> bool:
+        """Whether a value keeps a bound; NaN keeps none."""
+        return value >= bound if self.better == "high" else value <= bound
+
+    def ratio(self, value: float, bound: float) -> float:
+        """How much of a bound a value takes: at most 1 where it holds, and only there.
+
+        Of a cosine the root is taken, as it falls with the square of the error and every other metric grows with it.
+        """
+        if math.isnan(value):
+            return math.inf
+        holds = self.holds(value, bound)
+        if self.count:  # a bound of 0 is common, and one more than allowed is worse than none all the same
+            return min(1.0, value / bound if bound else 0.0) if holds else 1.0 + value - bound
+        used, room = (1.0 - value, 1.0 - bound) if self.better == "high" else (value, bound)
+        if room <= 0:
+            return 0.0 if holds else math.inf
+        part = max(0.0, used / room)
+        if self.name == "cosine":
+            part = math.sqrt(part)
+        return min(1.0, part) if holds else max(part, JUST_BEYOND)
+
+    def merged(self, before: Value, now: Value) -> Value:
+        """Of two batches: their sum, or the worse of the two; NaN is worse than anything, None is no value."""
+        if before is None or now is None:
+            return now if before is None else before
+        if self.merge == "sum":
+            return before + now
+        if math.isnan(before) or math.isnan(now):
+            return math.nan
+        return min(before, now) if self.better == "high" else max(before, now)
+
+    def told(self, value: Any) -> str:
+        """The value for people."""
+        if value is None:
+            return "-"
+        if isinstance(value, str):
+            return value
+        return str(self.shown % value) + (" " + self.unit if self.unit else "")
+
+
+def _known(*metrics: Metric) -> Dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS: Mapping[str, Metric] = _known(
+    Metric("max_abs", _max_abs, "largest absolute difference", bound=True),
+    Metric("mean_abs", _mean_abs, "mean absolute difference", bound=True),
+    Metric("p99_abs", _p99_abs, "99th percentile of the absolute differences", bound=True),
+    Metric("sad", _sad, "sum of absolute differences of the worst row", bound=True),
+    Metric("rel_l2", _rel_l2, "norm of the difference over the norm of the reference", bound=True),
+    Metric(
+        "cosine", _cosine, "cosine of the angle between the two", "high", bound=True, least=None, most=1.0, shown="%.6f"
+    ),
+    Metric("top1", _top1, "share of rows with the same largest element", "high", bound=True, most=1.0, shown="%.4g"),
+    Metric(
+        "nonfinite",
+        lambda p: int((~p.finite[1]).sum()),
+        "elements that are NaN or infinite",
+        merge="sum", count=True, shown="%d",
+    ),
+    Metric("sad_mean", _sad_mean, "sum of absolute differences of a row, mean"),
+    Metric(
+        "nonfinite_reference",
+        lambda p: int((~p.finite[0]).sum()),
+        "elements that are so in the reference",
+        merge="sum", count=True, shown="%d",
+    ),
+    Metric(
+        "new_nonfinite",
+        lambda p: int((p.finite[0] & ~p.finite[1]).sum()),
+        "elements that are not finite in the candidate alone",
+        merge="sum", count=True, shown="%d",
+    ),
+    Metric("sqnr_db", _sqnr_db, "signal to quantization noise", "high", "dB", shown="%.1f"),
+    Metric("kl", _kl_mean, "KL divergence of the rows, mean", unit="nats"),
+    Metric("kl_max", _kl_max, "KL divergence of the worst row", unit="nats"),
+    Metric("top5", _top5, "share of the five largest that stayed among them", "high", shown="%.4g"),
+    Metric("rows", lambda p: int(p.agreement.size), "rows", merge="sum", count=True, shown="%d"),
+    Metric(
+        "flipped",
+        lambda p: int(p.agreement.size - p.agreement.sum()),
+        "rows whose largest element moved",
+        merge="sum", count=True, shown="%d",
+    ),
+    Metric("elements", lambda p: int(p.reference.size), "elements", merge="sum", count=True, shown="%d"),
+)  # fmt: skip
+"""Every metric of a pair of tensors, by name."""
+
+DETECTIONS: Mapping[str, Metric] = _known(
+    Metric("missed", lambda p: None, "detections not found again", merge="sum", bound=True, count=True, shown="%d"),
+    Metric("extra", lambda p: None, "detections that are new", merge="sum", bound=True, count=True, shown="%d"),
+    Metric("min_iou", lambda p: None, "smallest overlap of matched boxes", "high", bound=True, most=1.0),
+)
+"""Metrics of sets of boxes, which `judging.detections` counts."""
+
+BOUNDS: Mapping[str, Metric] = {name: metric for name, metric in {**METRICS, **DETECTIONS}.items() if metric.bound}
+"""The metrics that a tolerance may name."""
+
+
+def own_metric(name: str, function: Callable[[Array, Array], float]) -> Metric:
+    """The record of a user's metric of (reference, candidate); larger is worse."""
+    return Metric(name, lambda pair: float(function(pair.reference, pair.candidate)), name, bound=True, least=None)
+
+
+class Measured(Mapping[str, Value]):
+    """Values by the names of their metrics, of one pair or the worst over several; also read as attributes."""
+
+    __slots__ = ("_records", "_values")
+
+    def __init__(self, values: Mapping[str, Value], records: Mapping[str, Metric]) -> None:
+        self._values, self._records = dict(values), dict(records)
+
+    def __getitem__(self, name: str) -> Value:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError("no metric %r was measured" % name) from None
+
+    def __reduce__(self) -> Any:
+        return Measured, (self._values, self._records)
+
+    def number(self, name: str) -> float:
+        """A value as a float; NaN where there is none."""
+        value = self._values[name]
+        return math.nan if value is None else float(value)
+
+    def merged(self, other: "Measured") -> "Measured":
+        """Of two batches; see `Metric.merged`."""
+        return Measured(
+            {name: record.merged(self[name], other[name]) for name, record in self._records.items()}, self._records
+        )
+
+    def to_dict(self) -> Dict[str, Any]:
+        """JSON-ready; infinities and NaN as the strings "inf", "-inf" and "nan"."""
+        return {name: json_number(value) for name, value in self._values.items()}
+
+
+def measure(pair: Pair, records: Iterable[Metric] = tuple(METRICS.values())) -> Measured:
+    """The metrics of one pair of tensors."""
+    known = {record.name: record for record in records}
+    return Measured({name: record.of(pair) for name, record in known.items()}, known)
+
+
+def json_number(value: Any) -> Any:
+    """A number that strict JSON can hold: NaN and infinities become strings, everything else stays."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def metric_of(name: str) -> Callable[[Array, Array], float]:
+    """The metric of a name as a function of (reference, candidate)."""
+    found = METRICS[name]
+    return lambda reference, candidate: float(found.of(Pair(reference, candidate)) or 0.0)
+
+
+max_abs, mean_abs, sad, rel_l2 = map(metric_of, ("max_abs", "mean_abs", "sad", "rel_l2"))
+p99_abs, cosine, top1, sqnr_db = map(metric_of, ("p99_abs", "cosine", "top1", "sqnr_db"))
+
+
+def sad_rows(reference: Array, candidate: Array) -> Array:
+    """Sum of absolute differences of each row; see `Pair.row_sums`."""
+    return Pair(reference, candidate).row_sums
+
+
+def nonfinite(x: Array) -> int:
+    """How many elements are NaN or infinite."""
+    return int(np.size(x) - _finite(np.asarray(x)).sum())
+
+
+def top_k_overlap(reference: Array, candidate: Array, k: int = 5) -> Optional[float]:
+    """Mean share of the k largest elements of a row that are among the candidate's k largest; None below k + 1."""
+    reference, candidate = np.asarray(reference), np.asarray(candidate)
+    if reference.ndim == 0 or reference.shape[-1] <= k or reference.dtype.kind not in "fV" or not reference.size:
+        return None
+    a = _rows64(reference)
+    b = np.nan_to_num(_rows64(candidate), nan=-np.inf)
+    ia, ib = np.argpartition(-a, k, axis=-1)[:, :k], np.argpartition(-b, k, axis=-1)[:, :k]
+    return float((ia[:, :, None] == ib[:, None, :]).sum() / (k * len(ia)))
+
+
+def kl_divergence(reference: Array, candidate: Array) -> Any:
+    """(mean, worst) of KL(reference || candidate) over the rows, in nats.
+
+    Rows are probabilities where none is negative and each sums to 1; otherwise logits, of which the softmax is
+    taken in float64. NaN where the candidate is not finite; None for scalars, integers and last axes of one.
+    """
+    reference, candidate = np.asarray(reference), np.asarray(candidate)
+    if reference.ndim == 0 or reference.shape[-1] < 2 or reference.dtype.kind not in "fV" or not reference.size:
+        return None
+    a, b = _rows64(reference), _rows64(candidate)
+    if not np.isfinite(a).all():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if are_probabilities(a):
+            la, lb, p = np.log(a), np.log(b), a
+        else:
+            la, lb = _log_softmax(a), _log_softmax(b)
+            p = np.exp(la)
+        terms = np.where(p > 0, p * (la - lb), 0.0)
+    rows = terms.sum(axis=-1)
+    rows = np.where(rows < 0, 0.0, rows)  # rounding can take a divergence of 0 just below it
+    return float(rows.mean()), float(rows.max())
+
+
+def are_probabilities(rows: Array) -> bool:
+    """Whether no element is negative and every row sums to 1."""
+    return bool((rows >= 0).all() and (np.abs(rows.sum(axis=-1) - 1) < PROBABILITY_SUM_TOLERANCE).all())
+
+
+def _finite(x: Array) -> Array:
+    """Whether each element is neither NaN nor infinite; integers, booleans and strings always are."""
+    x = np.asarray(x)
+    if x.dtype.kind in "biuOUS":
+        return np.ones(x.shape, bool)
+    return np.asarray(np.isfinite(x if x.dtype.kind == "f" else x.astype(np.float32)))
+
+
+def _top1_agreement(pair: Pair) -> Array:
+    """Rows are all axes but the last; ties go to the first; for integers and strings each element is a row.
+
+    A row with a NaN agrees only where the reference has its first NaN at the same place.
+    """
+    reference, candidate = pair.reference, pair.candidate
+    if reference.shape != candidate.shape:
+        raise ValueError("shapes differ: %s and %s" % (list(reference.shape), list(candidate.shape)))
+    if not reference.size:
+        return np.ones(0, bool)
+    if reference.dtype.kind in "biuOUS" or reference.ndim == 0:
+        same = pair.delta == 0
+        # a scalar has only itself to choose from
+        return np.ones(1, bool) if reference.dtype.kind in "fV" else np.asarray(same).reshape(-1)
+    a, b = _rows64(reference), _rows64(candidate)
+    same_place = np.argmax(a, axis=-1) == np.argmax(b, axis=-1)
+    lost = np.isnan(b).any(axis=-1) & ~np.isnan(a).any(axis=-1)
+    return np.asarray(same_place & ~lost)
+
+
+def _rows64(x: Array) -> Array:
+    return as_float64(x).reshape(-1, x.shape[-1])
+
+
+def _norm(x: Array) -> float:
+    """Euclidean norm, without overflow for magnitudes past 1e154."""
+    flat = x.reshape(-1)
+    if not flat.size:
+        return 0.0
+    largest = float(np.abs(flat).max())
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    if 1e-140 < largest < 1e140:
+        return math.sqrt(float(np.dot(flat, flat)))
+    scaled = flat / largest
+    return largest * math.sqrt(float(np.dot(scaled, scaled)))
+
+
+def _log_softmax(rows: Array) -> Array:
+    shifted = rows - rows.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,1 +1,0 @@
-"""A rule's cases: the graphs, the inputs, and running them."""

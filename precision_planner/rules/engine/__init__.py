@@ -1,0 +1,1 @@
+"""Asking the rules about a model, and proving the rules by their own cases."""
