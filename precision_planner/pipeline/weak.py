@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
-from precision_planner.operators import row
+from precision_planner.operators import is_product, row
 from precision_planner.planning import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
 
@@ -31,8 +31,15 @@ def _is_untyped(op_type: str) -> bool:
     return (found.exact and not found.pointwise) or found.converts or found.normalizes == "layer"
 
 
-_CONSTRAINED = {"fp16+": ("fp16", "fp32")}
-"""Precision -> layer precision and output type, where these differ: what writes FP32 has no reason to sum in FP16."""
+def _held(node: NodeProto, precision: str) -> tuple[str, str]:
+    """(layer precision, output type) of a precision.
+
+    FP32 with half outputs, between half layers, asks a weakly typed builder for a half kernel that sums in FP32
+    (evidence/tensorrt106, weak); a convolution so held finds no engine, so that its sums in FP32 are an FP32 kernel's.
+    """
+    if precision != "fp16+":
+        return precision, precision
+    return "fp32", "fp16" if is_product(node, frozenset({"matmul"})) else "fp32"
 
 
 def weak_model(model: Model, fuse: Sequence[str], data: Inputs | None, options: Mapping[str, Any]) -> Model:
@@ -117,9 +124,7 @@ def constraints_of(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constrain
     index = GraphIndex(built.proto)
     found = [(_node(index, node), precision) for node, precision in nodes.items()]
     return tuple(
-        Constraint(
-            node.name, tuple(name for name in node.output if name), *_CONSTRAINED.get(precision, (precision,) * 2)
-        )
+        Constraint(node.name, tuple(name for name in node.output if name), *_held(node, precision))
         for node, precision in found
     )
 

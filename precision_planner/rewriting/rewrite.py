@@ -20,11 +20,13 @@ from precision_planner.patterns import Match, find_patterns
 from precision_planner.planning.selectors import CATEGORIES, pattern_kinds, select, split_selector
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
+from precision_planner.rewriting.islands import keep_islands
 from precision_planner.rewriting.report import build_report
 from precision_planner.rewriting.sums import promise_sums
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.rewriting.verify import summarize, verify_typed
 from precision_planner.rewriting.weights import check_policy
+from precision_planner.targets.target import Islands
 from precision_planner.transforms import FusionResult, fuse, fuse_verified, raise_opset
 from precision_planner.transforms.plugin_layernorm import apply_plugin_layernorm
 from precision_planner.typing import (
@@ -86,6 +88,7 @@ def rewrite(
     keep_fp32: Sequence[str] | str = (),
     keep_bf16: Sequence[str] | str = (),
     keep_sum32: Sequence[str] | str = (),
+    islands: Islands | None = None,
     only_low: Sequence[str] | str = (),
     keep_as: KeepAs | None = None,
     io_types: str = "keep",
@@ -108,6 +111,7 @@ def rewrite(
       keep_bf16: selectors of nodes that compute in BF16.
       keep_sum32: selectors of nodes in FP16 whose products sum in FP32 (fp16+): each is put between Casts, its bias
         outside. Nodes among them that are no products are left as they are.
+      islands: which FP32 islands the builder of the typed graph takes away; these are given what keeps them.
       only_low: selectors of the only nodes that go low; all others stay in FP32.
       keep_as: how kept normalizations are kept: "compute" or "island"; None takes what costs least.
       io_types: "keep", "low" or "low=GLOB,GLOB".
@@ -131,6 +135,7 @@ def rewrite(
         keep_fp32=_list(keep_fp32),
         keep_bf16=_list(keep_bf16),
         keep_sum32=_list(keep_sum32),
+        islands=islands or Islands(),
         only_low=_list(only_low),
         keep_as=keep_as,
         io_types=io_types,
@@ -159,6 +164,7 @@ class _Rewrite:
     keep_fp32: tuple[str, ...]
     keep_bf16: tuple[str, ...]
     keep_sum32: tuple[str, ...]
+    islands: Islands
     only_low: tuple[str, ...]
     keep_as: KeepAs | None
     io_types: str
@@ -302,9 +308,11 @@ class _Rewrite:
         return found
 
     def _promise_sums(self, result: ConvertResult, assignment: TypeAssignment) -> ConvertResult:
+        """FP32 sums and FP32 islands, written so that a builder does what the types say."""
         places = [(n.node.scope, n.node.output) for n in assignment.sums32]
         promised = promise_sums(result.model, [(path, result.renamed.get((path, v), v)) for path, v in places])
-        return replace(result, model=promised.model, casts=result.casts + promised.casts)
+        kept = keep_islands(promised.model, self.islands)
+        return replace(result, model=kept.model, casts=result.casts + promised.casts)
 
     # opset
 

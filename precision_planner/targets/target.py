@@ -43,11 +43,11 @@ class Islands:
     Attributes:
       taken: operators with constant weights that lose an island in which they stand alone, Reshape and Transpose beside
         them not counted; () where every island stays.
-      bias_keeps: whether a bias inside the island keeps it, Gemm's and Conv's own third input included.
+      despite_bias: those that lose it although they have a bias of their own, as their third input.
     """
 
     taken: tuple[str, ...] = ()
-    bias_keeps: bool = True
+    despite_bias: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,15 @@ class Sandwich:
     """What Cast(FP32) -> product -> Cast(half), the bias outside, is made of: NVIDIA's way to ask for FP32 sums.
 
     Attributes:
-      fp32_sums: whether the kernel that takes its place sums in FP32.
+      fp32_sums: whether the kernel that takes its place sums in FP32. Of a weakly typed target: whether that of a layer
+        held to FP32 with half outputs, between half layers, does.
+      convolutions: whether a convolution's is a half kernel, too; else it is one in FP32.
       weights_cost: time of a model whose weight products are all written so, as a factor of the plain one.
       attention_cost: the same with the products of attention written so, too.
     """
 
     fp32_sums: bool
+    convolutions: bool = True
     weights_cost: float = 1.0
     attention_cost: float = 1.0
 

@@ -3,7 +3,7 @@
 from precision_planner.targets.lowering import Lowering
 from precision_planner.targets.target import Attention, Islands, Sandwich
 
-ISLANDS = Islands(taken=("MatMul", "Gemm", "Conv", "ConvTranspose"))
+ISLANDS = Islands(taken=("MatMul", "Gemm", "Conv", "ConvTranspose"), despite_bias=("Conv", "ConvTranspose"))
 SANDWICH = Sandwich(fp32_sums=True, weights_cost=1.07, attention_cost=1.30)
 ATTENTION = Attention(operator=True, operator_upcast=True, head_sizes=(32, 256))
 
@@ -27,7 +27,8 @@ SOURCES = {
     "tf32": "assumed, as measured on 10.6",
     "chains": "assumed: it was measured on 8.6 and 10.6 only, and a chain may be cut, so each step counts as stored",
     "weights": "strongly typed: constants are in the graph as its Casts made them",
-    "islands": "the engines of TensorRT-RTX 1.4 to 1.7.1 hold half weights for them, also behind Reshape and Transpose",
+    "islands": "the engines of TensorRT-RTX 1.4 to 1.7.1 hold half weights for them, also behind Reshape and "
+    "Transpose, for Conv also with a bias; an Add of zero before the product keeps all of them (evidence/tensorrt106)",
     "sandwich": "TensorRT 11.3's notes, Torch-TensorRT's use_fp32_acc; costs as measured on 10.6",
     "attention": "the layers of TensorRT-RTX 1.7.1: one kernel for head sizes 32 to 256, up to 65,536 keys",
     "norm_beside_fp32": "the layers of TensorRT-RTX: a LayerNormalization is upcast inside",

@@ -14,8 +14,8 @@ TARGET = Target(
     tf32="nearest",
     chains="fp32",
     weights="inf",
-    islands=Islands(taken=("MatMul",)),
-    sandwich=Sandwich(fp32_sums=True, weights_cost=1.07, attention_cost=1.30),
+    islands=Islands(taken=("MatMul", "Gemm")),
+    sandwich=Sandwich(fp32_sums=True, convolutions=False, weights_cost=1.07, attention_cost=1.30),
     attention=Attention(),
     warnings=Warnings(layernorm=True),
     margin=1.4,
@@ -28,9 +28,11 @@ TARGET = Target(
         "chains": family.CHAINS,
         "weights": "strongly typed: constants are in the graph as its Casts made them",
         "islands": "10.6 on an H200: a MatMul alone between Casts (Reshape, Transpose beside it) is a half kernel of "
-        "half weights; kept with a bias, a Relu, a Mul, a second product or reader, and for Gemm with bias and Conv",
+        "half weights; kept with a bias, a Relu, a Mul, a second product or reader, and for Gemm with bias and Conv; "
+        "an Add of zero before the product keeps it (evidence/tensorrt106, islands)",
         "sandwich": "10.6 on an H200: kernels f16f16_f16f32_f32, error 2.2e-4; 18 weight products of a BERT 1.07 times "
-        "the time, attention's too 1.30 times",
+        "the time, attention's too 1.30 times; "
+        "convolutions become FP32 kernels, 3 to 9 times slower; with the bias inside so do MatMul and Gemm, 14 times",
         "attention": "10.6 on an H200: mha_v2, mha_v1 with sandwiches; Q, K and V upcast lose the fused kernel",
         "norm_beside_fp32": "taken to be so: 8.6's trouble was not seen on 10.6",
         "warnings": family.WARNINGS,
