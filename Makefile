@@ -3,6 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
+TRITON ?= .venv-triton
 # The first interpreter of 3.11 to 3.13 that runs and can make an environment (a pyenv shim may be there and
 # not run; Debian's python3 may lack ensurepip).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -13,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-full demo test test-fast check bench notebooks docs update-goldens clean
+.PHONY: help setup setup-full triton-server demo test test-fast check bench notebooks docs update-goldens clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -34,6 +35,19 @@ $(STAMPS)/torch: tests/requirements-torch.txt $(STAMPS)/dev
 	$(PIP) install --quiet --requirement tests/requirements-torch.txt
 	@touch $@
 
+# A real Triton server for the tests of tests/serving, apart from everything else: it wants numpy < 2. Its own
+# perf_analyzer comes with tritonclient's wheel of the same release and looks for two libraries by their plain names.
+$(TRITON)/.stamp: Makefile | $(STAMPS)/venv
+	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip --disable-pip-version-check --no-input install --quiet 'numpy<2' onnxruntime
+	$(TRITON)/bin/python -m pip --disable-pip-version-check --no-input install --quiet --no-deps \
+		'nvidia-pytriton==0.7.0' 'tritonclient==2.51.0'
+	cd $$($(TRITON)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia_pytriton.libs && \
+		ln -sf libb64-*.so.0d libb64.so.0d && ln -sf libcudart-*.so.12.* libcudart.so.12
+	@touch $@
+
+triton-server: $(TRITON)/.stamp ## A Triton server for the serving tests, in .venv-triton
+
 setup: $(STAMPS)/dev ## Make .venv with everything but torch
 
 setup-full: $(STAMPS)/torch ## The same, with torch for the exporter tests
@@ -42,6 +56,7 @@ demo: setup ## Show the planner on the sample classifiers
 	$(BIN)/python -m examples.demo
 
 test: setup-full ## Run every test
+	@$(MAKE) --no-print-directory triton-server || echo "no Triton server here: its tests will be skipped"
 	PLANNER_REQUIRE_ALL=1 $(PYTEST) -n $(WORKERS) --dist worksteal
 
 test-fast: setup ## Run the quick tests, under a minute
@@ -66,5 +81,5 @@ update-goldens: setup ## Write the golden files of the tests again; read the dif
 	PLANNER_UPDATE_GOLDENS=1 $(PYTEST) -n $(WORKERS) -m 'not torch'
 
 clean: ## Remove what the targets made, .venv included
-	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRITON) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

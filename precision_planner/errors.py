@@ -21,6 +21,7 @@ __all__ = [
     "PlannerError",
     "RuleError",
     "SelectorError",
+    "ServerError",
     "SurgeryError",
     "TargetError",
     "ToleranceError",
@@ -71,6 +72,10 @@ class ConversionError(PlannerError):
 
 class PlanError(PlannerError):
     """A plan is broken, of another schema version, or does not belong to this model."""
+
+
+class ServerError(PlannerError):
+    """An inference server cannot be reached, refused a request, or took too long."""
 
 
 class SurgeryError(PlannerError):

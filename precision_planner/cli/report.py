@@ -88,6 +88,11 @@ def _print(data: Mapping[str, Any]) -> None:
 
         render_analysis(data, console, verbose=verbosity() > 0)
         return
+    if kind.startswith("triton_"):
+        from precision_planner.reporting import serving_terminal
+
+        getattr(serving_terminal, f"render_{kind.removeprefix('triton_')}")(data, console)
+        return
     kept = [node for node in data["nodes"] if node.get("precision") == "fp32"]
     console.print(f"plan for {data['target']}: {len(kept)} of {len(data['nodes'])} nodes in FP32")
     for node in kept:

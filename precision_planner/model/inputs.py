@@ -131,6 +131,18 @@ def load_inputs(source: Any, model: Model, *, check: bool = True) -> Inputs:
     return Inputs(batches, found.source, False, found.labels)
 
 
+def read_inputs(source: Any) -> Inputs:
+    """Batches as they are, for what says itself what it takes: not checked, and nothing synthesised.
+
+    Args:
+      source: as in `load_inputs`, but not None.
+
+    Raises:
+      InputsError: missing or unreadable.
+    """
+    return source if isinstance(source, Inputs) else _open(source)
+
+
 def have_rows(specs: tuple[InputSpec, ...]) -> bool:
     """Whether every input has the same free first axis, so that it counts rows."""
     names = {spec.shape[0] if spec.shape else 0 for spec in specs}

@@ -31,7 +31,7 @@ _ANALYSIS: dict[str, Any] = {
 
 
 def check_report(data: Mapping[str, Any]) -> str:
-    """The kind of a saved report: "diff", "analysis" or "plan".
+    """The kind of a saved report, see `kind_of`.
 
     Raises:
       ValueError: it is none of these, or not whole; the message says where.
@@ -42,7 +42,7 @@ def check_report(data: Mapping[str, Any]) -> str:
     version = data.get("schema_version", 1)
     if version != 1:
         raise ValueError(f"of schema version {version}, this planner reads 1")
-    schema = diff_schema() if kind == "diff" else plan_schema() if kind == "plan" else _ANALYSIS
+    schema = schema_of(kind)
     # a plan's schema allows no further keys, a report of one may have the difference that it predicts
     known = {key: value for key, value in data.items() if key in schema["properties"]} if kind == "plan" else data
     error = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(known)), None)
@@ -52,9 +52,18 @@ def check_report(data: Mapping[str, Any]) -> str:
     return kind
 
 
-@cache
+def schema_of(kind: str) -> dict[str, Any]:
+    """The published JSON schema of a kind of report."""
+    return plan_schema() if kind == "plan" else _ANALYSIS if kind == "analysis" else _published(kind)
+
+
 def diff_schema() -> dict[str, Any]:
     """The published JSON schema of a diff."""
-    text = resources.files("precision_planner.reporting").joinpath("diff.schema.json").read_text("utf-8")
+    return _published("diff")
+
+
+@cache
+def _published(kind: str) -> dict[str, Any]:
+    text = resources.files("precision_planner.reporting").joinpath(f"{kind}.schema.json").read_text("utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema

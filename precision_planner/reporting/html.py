@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 from precision_planner.reporting.drawings import subgraph_drawing
+from precision_planner.reporting.load_plot import load_plot
 from precision_planner.reporting.numbers import as_float, number, share, size
 from precision_planner.reporting.plots import exponent_plot, histogram_plot, layer_plot
 from precision_planner.reporting.text import visible_data
@@ -19,7 +20,7 @@ def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> s
     """A report as HTML.
 
     Args:
-      data: a diff, an analysis or a plan, as saved in JSON.
+      data: of one of `KINDS`, as saved in JSON.
       most_values: rows in the table of values at most: those with the largest errors; None takes all.
     """
     data = visible_data(data, keep="\n\t")
@@ -27,7 +28,7 @@ def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> s
     # a plan may bring the difference that it predicts
     compared = data.get("diff") or {} if kind == "plan" else data
     layers = list(compared.get("layers") or ())
-    plot = layer_plot(layers, compared.get("first_divergence")) if kind != "analysis" else ""
+    plot = layer_plot(layers, compared.get("first_divergence")) if kind in ("diff", "plan") else ""
     shown = layers if most_values is None else _worst(layers, most_values)
     return _environment().get_template(f"{kind}.html.j2").render(data=data, plot=plot, shown=shown)
 
@@ -54,9 +55,13 @@ def _worst_outputs(outputs: Mapping[str, Mapping[str, Any]], most: int) -> list[
     return [(name, found) for name, found in outputs.items() if name in chosen]
 
 
+KINDS = ("diff", "analysis", "plan", "triton_repository", "triton_check", "triton_load")
+"""What a saved JSON may be; each has a template of that name."""
+
+
 def kind_of(data: Mapping[str, Any]) -> str:
-    """What a saved JSON is: "diff", "analysis" or "plan"; ValueError for anything else."""
-    if data.get("kind") in ("diff", "analysis", "plan"):
+    """What a saved JSON is, one of `KINDS`; ValueError for anything else."""
+    if data.get("kind") in KINDS:
         return str(data["kind"])
     if "outputs" in data and "verdict" in data:
         return "diff"
@@ -77,5 +82,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number, share=share, size=size, histogram=histogram_plot)
+    environment.filters.update(load_plot=load_plot)
     environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing, worst=_worst_outputs)
     return environment
