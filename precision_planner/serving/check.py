@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from precision_planner.diffing import compare
+from precision_planner.diffing import Tolerance, compare
 from precision_planner.diffing.result import Diff
 from precision_planner.errors import InputsError, PlanError
-from precision_planner.judging.tolerance import Tolerance
 from precision_planner.model import Model
 from precision_planner.model.inputs import Batch, Inputs, InputSpec, fit_batch, load_inputs
 from precision_planner.serving.client import Address, Server
