@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.options import selector_option
 from precision_planner.errors import ToleranceError
 
 
@@ -44,7 +45,7 @@ from precision_planner.errors import ToleranceError
     type=click.Choice(["off", "nearest", "truncated"]),
     help="What simulated FP32 products make of their operands; by default as a plan's folder says, else off.",
 )
-@click.option("--keep-fp32", multiple=True, metavar="SEL", help="With --simulate: nodes that stay FP32.")
+@selector_option("--keep-fp32", "With --simulate: nodes that stay FP32.")
 @click.option("--layers", is_flag=True, help="Compare every intermediate value too.")
 @click.option(
     "--provider",

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from precision_planner.cli.completion import complete_selector
 from precision_planner.cli.report import read_report
 from precision_planner.errors import SelectorError
+
+if TYPE_CHECKING:
+    from precision_planner.model import Model
 
 
 @click.command("extract")
@@ -17,8 +22,9 @@ from precision_planner.errors import SelectorError
     "--around",
     required=True,
     multiple=True,
-    metavar="NODE|FILE.json",
-    help="A node, a value, or a saved diff or analysis: its first divergence, or its first finding's nodes.",
+    metavar="SEL|VALUE|FILE.json",
+    shell_complete=complete_selector,
+    help="Nodes, a value, or a saved diff or analysis: its first divergence, or its first finding's nodes.",
 )
 @click.option("-o", "--output", "output", required=True, metavar="OUT", help="The small model; OUT.npz has its inputs.")
 @click.option("--radius", default=2, show_default=True, type=click.IntRange(0, 1000), help="Nodes up and down to take.")
@@ -40,7 +46,7 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     protected = loaded.files | ({Path(inputs)} if inputs else set())
     for target in (path, data_path):
         check_output(target, force=force, protect=frozenset(protected))
-    names = [name for text in around for name in _nodes_of(text)]
+    names = [name for text in around for wanted in _nodes_of(text) for name in _selected(loaded, wanted)]
     batches = load_inputs(inputs, loaded)
     found = extract_around(loaded, names, batches, radius=radius)
     with atomic_files(data_path) as (file,):  # which appears once the model is there
@@ -71,3 +77,19 @@ def _nodes_of(text: str) -> list[str]:
         if nodes:
             return [str(node) for node in nodes]
     raise SelectorError(f"--around {text}: it has neither a first divergence nor a finding with nodes; name a node")
+
+
+def _selected(model: Model, text: str) -> list[str]:
+    """The names of the main graph's nodes that a selector means; a name or value of the main graph means itself."""
+    from precision_planner.model import GraphIndex, display_name
+    from precision_planner.patterns.selecting import select
+
+    index = GraphIndex(model.proto)
+    main = index.main
+    if any(display_name(node) == text or text in node.output for node in main.nodes):
+        return [text]
+    try:
+        chosen = select(model, text, index=index)
+    except SelectorError:
+        return [text]  # perhaps a node inside a function, which the cut inlines; the cut says so if it is none
+    return [display_name(node) for at, node in enumerate(main.nodes) if index.node_id(main, at) in chosen] or [text]

@@ -8,19 +8,31 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from precision_planner.cli.completion import complete_kind, complete_selector
 from precision_planner.targets import DEFAULT_TARGET, TARGETS, get_target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+
+def selector_option(name: str, text: str) -> Callable[[Command], Command]:
+    """An option that takes selectors, and that a shell completes."""
+    return click.option(name, multiple=True, metavar="SEL", shell_complete=complete_selector, help=text)
+
+
 _GRAPH_OPTIONS = (
     click.option(
-        "--fuse", "fuse", multiple=True, metavar="KIND", help="Fuse this pattern too (layernorm is fused anyway)."
+        "--fuse",
+        "fuse",
+        multiple=True,
+        metavar="KIND",
+        shell_complete=complete_kind,
+        help="Fuse this pattern too (layernorm is fused anyway).",
     ),
     click.option("--no-fuse", is_flag=True, help="Fuse nothing."),
-    click.option("--keep-fp32", multiple=True, metavar="SEL", help="Nodes that stay in FP32."),
-    click.option("--keep-bf16", multiple=True, metavar="SEL", help="Nodes that compute in BF16."),
-    click.option("--keep-sum32", multiple=True, metavar="SEL", help="Products in FP16 that sum in FP32."),
-    click.option("--only-low", multiple=True, metavar="SEL", help="The only nodes that go low."),
+    selector_option("--keep-fp32", "Nodes that stay in FP32."),
+    selector_option("--keep-bf16", "Nodes that compute in BF16."),
+    selector_option("--keep-sum32", "Products in FP16 that sum in FP32."),
+    selector_option("--only-low", "The only nodes that go low."),
     click.option(
         "--keep-as",
         type=click.Choice(["compute", "island"]),

@@ -69,7 +69,7 @@ def _tagged(rulebook: RuleBook, name: str) -> RuleBook:
 
 def _list(rulebook: RuleBook, destination: str | None) -> int:
     from precision_planner.cli.console import stdout_console, write_result
-    from precision_planner.planning.selectors import categories
+    from precision_planner.patterns.selecting import categories
 
     if destination is not None:
         write_result(
@@ -86,7 +86,8 @@ def _list(rulebook: RuleBook, destination: str | None) -> int:
     console = stdout_console()
     console.print(table)
     console.print(f"\n{len(rulebook)} rules; planner rules ID explains one", soft_wrap=True)
-    console.print(f"categories for selectors: {', '.join(categories(rulebook))}", soft_wrap=True)
+    console.print(f"categories for selectors: {', '.join(categories())}", soft_wrap=True)
+    console.print(f"tags for --only, --disable and this command: {', '.join(rulebook.tags)}", soft_wrap=True)
     return 0
 
 

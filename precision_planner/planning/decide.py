@@ -12,9 +12,9 @@ from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
 from precision_planner.numerics.formats import get_format
 from precision_planner.patterns import Match
+from precision_planner.patterns.selecting import pattern_kinds
 from precision_planner.planning.policy import Choices, Resolution, resolve
 from precision_planner.planning.repairing import carry_out
-from precision_planner.planning.selectors import pattern_kinds
 from precision_planner.rules import Evaluation, Evidence, Finding, RuleBook, evaluate, load_rulebook
 from precision_planner.rules.facts.registry import json_value
 from precision_planner.transforms.repairs import REPAIRS

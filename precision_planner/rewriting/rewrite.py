@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from precision_planner.model import GraphIndex, Model, NodeId, Scope, infer_type
 from precision_planner.model.inputs import load_inputs
 from precision_planner.operators import RESHAPES, carries, moves_values, op_types, row_of
 from precision_planner.patterns import Match, find_patterns
-from precision_planner.planning.selectors import CATEGORIES, pattern_kinds, select, split_selector
+from precision_planner.patterns.selecting import Selector, pattern_kinds, selected_kinds
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.islands import keep_islands
@@ -236,13 +236,7 @@ class _Rewrite:
 
     def _needed_kinds(self) -> tuple[str, ...]:
         """The pattern kinds that are fused or that a selector names; recognizing all of them takes time."""
-        parts = [
-            part
-            for s in (*self.keep_fp32, *self.keep_bf16, *self.keep_sum32, *self.only_low)
-            for part in split_selector(s)
-        ]
-        families = {*CATEGORIES, *(kind for family in CATEGORIES.values() for kind in family)}
-        named = pattern_kinds(part for part in parts if part in families)
+        named = selected_kinds((*self.keep_fp32, *self.keep_bf16, *self.keep_sum32, *self.only_low))
         return tuple(dict.fromkeys((*self.kinds, *named)))
 
     def _options(self) -> TypingOptions | None:
@@ -264,8 +258,9 @@ class _Rewrite:
     def _decisions(self, index: GraphIndex, matches: Sequence[Match]) -> dict[NodeId, Decision]:
         """Decisions about the nodes of the input model; later ones win."""
         found = dict(self.given)
+        selector = Selector(self.source, index, matches)
         if self.only_low:
-            chosen = self._select(index, matches, self.only_low)
+            chosen = selector.select(*self.only_low)
             for scope, position, node in index.nodes():
                 identity = index.node_id(scope, position)
                 if identity in chosen:
@@ -273,29 +268,22 @@ class _Rewrite:
                         found[identity] = Decision(self.precision, "named by --only-low", binding=True)  # type: ignore[arg-type]
                 elif not moves_values(node) and not row_of(node).generates and node.op_type != "Constant":
                     found[identity] = Decision("fp32", "not named by --only-low", keep_as=self.keep_as, binding=True)
-        for identity in self._summing(index, matches):
+        for identity in self._summing(index, selector):
             reason = f"selected by --keep-sum32 {','.join(self.keep_sum32)}"
             found[identity] = Decision("fp16+", reason, binding=True)
-        for identity in self._select(index, matches, self.keep_bf16):
+        for identity in selector.select(*self.keep_bf16):
             found[identity] = Decision("bf16", f"selected by --keep-bf16 {','.join(self.keep_bf16)}", binding=True)
-        for selector in self.keep_fp32:
-            for identity in self._select(index, matches, (selector,)):
-                found[identity] = Decision(
-                    "fp32", f"selected by --keep-fp32 {selector}", keep_as=self.keep_as, binding=True
-                )
+        for wanted in self.keep_fp32:
+            reason = f"selected by --keep-fp32 {wanted}"
+            for identity in selector.select(wanted):
+                found[identity] = Decision("fp32", reason, keep_as=self.keep_as, binding=True)
         return found
 
-    def _select(self, index: GraphIndex, matches: Sequence[Match], selectors: Iterable[str]) -> set[NodeId]:
-        chosen: set[NodeId] = set()
-        for selector in selectors:
-            chosen |= select(self.source, index, matches, None, selector)
-        return _with_bodies(index, chosen)
-
-    def _summing(self, index: GraphIndex, matches: Sequence[Match]) -> list[NodeId]:
+    def _summing(self, index: GraphIndex, selector: Selector) -> list[NodeId]:
         """The products that --keep-sum32 names; an error where it names none."""
         if not self.keep_sum32:
             return []
-        chosen = self._select(index, matches, self.keep_sum32)
+        chosen = selector.select(*self.keep_sum32)
         places = ((identity, index.find(identity)) for identity in chosen)
         found = [i for i, at in places if at is not None and sums_are_promised(at[0].nodes[at[1]])]
         if not found:
@@ -384,22 +372,6 @@ class _Rewrite:
             reason = "onnxruntime has no TensorRT plugins; checked by structure only"
             return summarize(fusion.verification, {"passed": None, "reason": reason})
         return summarize(fusion.verification, verify_typed(loaded, typed))
-
-
-def _with_bodies(index: GraphIndex, chosen: set[NodeId]) -> set[NodeId]:
-    """A selected If, Loop or Scan means what is inside it."""
-    owners = {id(scope.owner): scope for scope in index.scopes if scope.owner is not None}
-    if not owners:
-        return chosen
-    inside: set[tuple[str, ...]] = set()
-    for scope in index.scopes:
-        if scope.parent is None or scope.owner is None:
-            continue
-        position = next(at for at, node in enumerate(scope.parent.nodes) if node is scope.owner)
-        if scope.parent.path in inside or index.node_id(scope.parent, position) in chosen:
-            inside.add(scope.path)
-    nodes = {index.node_id(s, p) for s, p, _ in index.nodes() if s.path in inside}
-    return chosen | nodes
 
 
 def _carry(

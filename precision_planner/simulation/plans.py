@@ -59,7 +59,7 @@ def all_low(
     elem_type: int,
     keep: Collection[NodeId] = (),
     weights: Overflow = "inf",
-    brain: Collection[NodeId] = (),
+    bf16: Collection[NodeId] = (),
 ) -> RoundingPlan:
     """Everything float that can go low is low, but for the nodes kept.
 
@@ -69,16 +69,16 @@ def all_low(
       elem_type: FLOAT16 or BFLOAT16.
       keep: nodes that read, compute and store FP32.
       weights: how constants are rounded.
-      brain: nodes in BFLOAT16 instead, where they have it.
+      bf16: nodes in BFLOAT16 instead, where they have it.
     """
-    kept, in_brain = frozenset(keep), frozenset(brain)
+    kept, in_bf16 = frozenset(keep), frozenset(bf16)
     found = element_types(model, index)
     low: dict[ValueKey, int] = {}
     values: dict[ValueKey, int] = {}
     edges: dict[EdgeKey, int] = {}
     for scope, position, node in index.nodes():
         identity = index.node_id(scope, position)
-        kind = TensorProto.BFLOAT16 if identity in in_brain else elem_type
+        kind = TensorProto.BFLOAT16 if identity in in_bf16 else elem_type
         slots = None if identity in kept else low_slots(node, model.opsets, kind)
         if slots is None:
             continue

@@ -32,8 +32,8 @@ from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.numerics.rounding import Overflow
+from precision_planner.patterns.selecting import Selector
 from precision_planner.simulation.accumulation import Accumulation
-from precision_planner.simulation.keep import select_nodes
 from precision_planner.simulation.plans import (
     all_low,
     element_types,
@@ -102,7 +102,7 @@ def prepare(
       source: a model. One that is typed already (FP16 or BF16 in its graph) is evaluated as it is typed; an FP32
         one is rounded everywhere but where `keep_fp32` or `assignment` says otherwise.
       precision: "fp16" or "bf16" for an FP32 model; fp16 by default.
-      keep_fp32: nodes that stay FP32: names, globs on them, op types, pattern kinds ("layernorm"), `NodeId`s.
+      keep_fp32: nodes that stay FP32: selectors (`patterns.selecting`) and `NodeId`s.
       keep_bf16: nodes of an FP32 model that are BF16, named in the same ways.
       assignment: types for every value, instead of `precision` and `keep_fp32`.
       semantics: "typed" or "fused", see the module.
@@ -148,9 +148,9 @@ def prepare(
             description = f"the plan's types ({assignment.options.precision})"
         else:
             precision = precision or "fp16"
-            kept = frozenset(select_nodes(wide, index, keep_fp32))
-            brain = select_nodes(wide, index, keep_bf16)
-            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy, brain)
+            selector = Selector(wide, index)
+            kept, in_bf16 = (frozenset(selector.select(*_each(wanted))) for wanted in (keep_fp32, keep_bf16))
+            plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy, in_bf16)
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
     if tf32:
         index = GraphIndex(wide.proto)
@@ -161,7 +161,7 @@ def prepare(
         plan = fuse_chains(plan, GraphIndex(wide.proto))
     if accumulation == "fp16":
         index = GraphIndex(wide.proto)
-        promised = set(select_nodes(wide, index, sums32))
+        promised = Selector(wide, index).select(*_each(sums32))
         promised.update(() if assignment is None else (typing.node for typing in assignment.sums32))
         plan = with_accumulation(plan, wide, index, sums32=promised)
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
@@ -169,6 +169,10 @@ def prepare(
     return Simulation(
         apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description, kept
     )
+
+
+def _each(wanted: Iterable[str | NodeId] | str | NodeId) -> tuple[str | NodeId, ...]:
+    return (wanted,) if isinstance(wanted, str | NodeId) else tuple(wanted)
 
 
 def _with_casts_to(model: Model, precision: str | None) -> Model:

@@ -30,7 +30,6 @@ TO_DO: frozenset[str] = frozenset(
         "emitting/templates/engine_types.py",
         "model/blocks.py",
         "model/input_roles.py",
-        "planning/selectors.py",
         "rules/facts/node_sets.py",
         "rules/facts/surroundings.py",
         "rules/facts/resolution.py",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from onnx import TensorProto
 
 from precision_planner.model import FLOAT_TYPES, Scope, display_name, first_output
+from precision_planner.patterns.selecting import glob_matches
 from precision_planner.rules.facts.evidence import Subject
 from precision_planner.rules.facts.model_facts import ModelFacts
 
-__all__ = ["INPUT_KINDS", "TENSOR_ROLES", "MatchSpec", "Subjects", "glob_matches"]
+__all__ = ["INPUT_KINDS", "TENSOR_ROLES", "MatchSpec", "Subjects"]
 
 TENSOR_ROLES = ("any", "weight", "bias", "table", "scale", "mean", "variance", "scalar", "constant")
 INPUT_KINDS = ("any", "float", "integer")
@@ -128,13 +127,3 @@ def _tensors(scope: Scope) -> Iterator[Subject]:
             elif attribute.name == "value_floats":
                 listed = TensorProto(name=output, data_type=TensorProto.FLOAT, dims=[len(attribute.floats)])
                 yield Subject("tensor", scope, output, position, node, value=output, tensor=listed)
-
-
-def glob_matches(name: str, glob: str) -> bool:
-    """Whether a glob (`*` and `?`; `[` is literal) matches a whole name, case and all."""
-    return fnmatch.fnmatchcase(name, _literal_brackets(glob))
-
-
-@cache
-def _literal_brackets(glob: str) -> str:
-    return glob.replace("[", "[[]")

@@ -7,10 +7,21 @@ import pytest
 
 from precision_planner.errors import SelectorError
 from precision_planner.model import GraphIndex, Model
+from precision_planner.operators import operators
 from precision_planner.patterns import find_patterns
-from precision_planner.planning.selectors import categories, select, select_all
-from precision_planner.rules import load_rulebook
+from precision_planner.patterns.match import KINDS
+from precision_planner.patterns.selecting import CATEGORIES, categories, select
 from precision_planner.rules.language.builders import BUILDERS
+
+BRANCHES = """
+<ir_version: 8, opset_import: ["" : 17]>
+case (bool c, float[2] x) => (float[2] y) {
+  y = If (c) <
+    then_branch = yes () => (float[2] t) { t = Exp(x) },
+    else_branch = no () => (float[2] e) { e = Neg(x) }
+  >
+}
+"""
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -44,8 +55,7 @@ def chosen():
     model = Model.load(proto)
     index = GraphIndex(model.proto)
     matches = find_patterns(model, index=index)
-    book = load_rulebook()
-    return lambda selector: {node.output for node in select(model, index, matches, book, selector)}
+    return lambda selector: {node.output for node in select(model, selector, index=index, matches=matches)}
 
 
 @pytest.mark.parametrize(
@@ -90,8 +100,7 @@ def test_what_matches_nothing_is_an_error_with_suggestions(chosen, selector, mes
 def test_a_decomposed_norm_is_all_its_nodes():
     made = BUILDERS["layer_norm"]
     model = Model.load(made.build(**made.parameters))
-    index = GraphIndex(model.proto)
-    found = select_all(model, index, find_patterns(model), load_rulebook(), ["layernorm"])
+    found = select(model, ["layernorm"])
     assert len(found) == 9
 
 
@@ -99,11 +108,35 @@ def test_a_look_alike_is_no_layernorm():
     made = BUILDERS["layer_norm"]
     model = Model.load(made.build(**{**made.parameters, "exponent": 3.0}))
     with pytest.raises(SelectorError, match="the category exists"):
-        select(model, GraphIndex(model.proto), find_patterns(model), load_rulebook(), "layernorm")
+        select(model, "layernorm")
 
 
-def test_the_tags_of_a_rule_are_categories(chosen):
-    book = load_rulebook()
+def test_every_category_is_taken(chosen):
     assert {"layernorm", "rmsnorm", "groupnorm", "softmax", "residual"} <= set(categories())
-    assert set(book.tags) <= set(categories(book))
+    for name in CATEGORIES:
+        try:
+            assert chosen(name)
+        except SelectorError as error:
+            assert "the category exists" in str(error)  # noqa: PT017
     assert chosen("gemm") == set("ac")
+    assert chosen("exp") == set("y")
+
+
+def test_what_a_family_covers_is_a_pattern_kind_or_an_operator():
+    known = {found.name for found in operators()}
+    for category in CATEGORIES.values():
+        assert set(category.kinds) <= set(KINDS)
+        assert category.ops <= known
+
+
+def test_a_selected_if_means_its_branches():
+    proto = onnx.parser.parse_model(BRANCHES)
+    assert {node.output for node in select(Model.load(proto), "If")} == {"y", "t", "e"}
+
+
+def test_a_node_id_means_itself():
+    model = Model.load(onnx.parser.parse_model(BRANCHES))
+    index = GraphIndex(model.proto)
+    one = index.node_id(index.main, 0)
+    assert select(model, [one]) >= {one}
+    assert select(model, []) == set()
