@@ -8,10 +8,10 @@ from typing import Any
 
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
 from precision_planner.patterns import find_patterns
+from precision_planner.patterns.selecting import select
 from precision_planner.pipeline.ground import Ground
 from precision_planner.pipeline.request import Request, sequence
 from precision_planner.planning.decide import Choice, decide
-from precision_planner.planning.selectors import select_all
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rules import Evidence
 from precision_planner.transforms.repairs import REPAIRS
@@ -102,9 +102,9 @@ def kept_by_user(model: Model, options: Mapping[str, Any]) -> frozenset[NodeId]:
         return frozenset()
     index = GraphIndex(model.proto)
     matches = find_patterns(model, index=index, types=infer_types(model, index))
-    kept = select_all(model, index, matches, None, keep)
+    kept = select(model, keep, index=index, matches=matches)
     if low:
-        named = select_all(model, index, matches, None, low)
+        named = select(model, low, index=index, matches=matches)
         kept |= {index.node_id(scope, position) for scope, position, _ in index.nodes()} - named
     return frozenset(kept)
 
