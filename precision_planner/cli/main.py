@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import click
 
 from precision_planner.cli.guard import guard
+from precision_planner.cli.signals import Terminated, clean_up_on_signals
 from precision_planner.errors import PlannerError
 
 EXIT_DONE = 0
@@ -192,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), hint=_usage_hint(error))
     except click.ClickException as error:
         return _fail(error.format_message())
+    except Terminated as error:
+        click.echo("planner: terminated", err=True)
+        return 128 + error.number
     except (click.Abort, KeyboardInterrupt):
         click.echo("planner: interrupted", err=True)
         return EXIT_INTERRUPTED
@@ -236,6 +240,7 @@ def _invoke(arguments: list[str]) -> Any:
 
 def run() -> NoReturn:
     """Entry point of the `planner` program."""
+    clean_up_on_signals()
     sys.exit(main())
 
 

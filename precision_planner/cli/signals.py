@@ -1,16 +1,68 @@
-"""Ending long work by a signal without losing what it has found so far."""
+"""Ending work by a signal: without losing what a search has found, and without leaving anything behind."""
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from precision_planner.cli.console import note
+__all__ = ["Terminated", "clean_up_on_signals", "stop_on_signals"]
 
-__all__ = ["stop_on_signals"]
+GRACE_S = 10.0
+"""How long a call into a library may keep a signal waiting before the process ends all the same."""
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP: raised where the program stands, so that files and folders are closed and removed.
+
+    Attributes:
+      number: the signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # one is enough, and what it starts is not to be interrupted
+    raise Terminated(number)
+
+
+def clean_up_on_signals() -> None:
+    """Make SIGTERM and SIGHUP raise `Terminated`, for the rest of the process; ignored ones stay ignored.
+
+    Python acts on a signal between two steps of its own. Where a library does not come back within `GRACE_S`, the
+    temporary folders are removed and the process ends.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _terminate)
+    if os.name == "nt" or not taken:
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_in_time, args=(reader,), name="signals", daemon=True).start()
+
+
+def _end_in_time(reader: int) -> None:
+    while numbers := os.read(reader, 1):
+        number = numbers[0]
+        # while a search listens, the first signal asks for its end, which may take its time
+        if number != signal.SIGTERM or signal.getsignal(number) not in (_terminate, signal.SIG_IGN):
+            continue
+        time.sleep(GRACE_S)
+        from precision_planner.writing.scratch import remove_all
+
+        remove_all()
+        os._exit(128 + number)
 
 
 @contextmanager
@@ -30,6 +82,8 @@ def stop_on_signals(listen: bool = True) -> Iterator[Callable[[], bool]]:
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
+        from precision_planner.cli.console import note
+
         asked.append(number)
         signal.signal(number, before[number])
         note("stopping: the plan is made of what the search has found so far (again to stop at once)")

@@ -19,6 +19,16 @@ _GRACE_S = 60.0
 """A folder younger than this is left alone: its owner may not have locked it yet."""
 
 
+_live: set[Path] = set()
+"""The folders of this process."""
+
+
+def remove_all() -> None:
+    """Remove every temporary folder of this process, which is about to end."""
+    for path in list(_live):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class Scratch:
     """A temporary folder that is this process's.
 
@@ -36,6 +46,7 @@ class Scratch:
             raise OutputError(
                 f"no temporary folder can be written ({error.strerror or error}); set TMPDIR to one that can"
             ) from None
+        _live.add(self.path)
         if not try_lock(self._lock) and CAN_LOCK:
             (self.path / _LOCK).unlink(missing_ok=True)  # no locks here: nobody may take it for a killed run's
 
@@ -44,6 +55,7 @@ class Scratch:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+            _live.discard(self.path)
             shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> Path:

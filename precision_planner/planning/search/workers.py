@@ -7,11 +7,13 @@ it (TMPDIR says where it is made).
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from precision_planner.judging.judge import Judgement
 from precision_planner.model import Model
 from precision_planner.planning.search.evaluate import Batches, Evaluator, Question, Setting
 from precision_planner.writing import scratch_folder
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Local", "Package", "Workers", "open_workers"]
 
@@ -90,9 +94,15 @@ def work(package: Package, question: Question) -> Judgement:
     return _opened[package.folder].answer(question)
 
 
-def _leave_interrupts() -> None:
-    """A terminal sends its interrupt to every process of the group; the one that searches answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals() -> None:
+    """Interrupts and terminations go to every process of the group; the one that searches answers them, and ends us."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":  # where that one is killed, nobody would: the kernel does
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
 
 
 class Local:
@@ -115,13 +125,31 @@ class Workers:
       jobs: how many at once.
     """
 
-    def __init__(self, executor: Executor, package: Package, jobs: int) -> None:
+    def __init__(self, executor: Executor, package: Package, jobs: int, evaluator: Evaluator) -> None:
         self._executor, self._package, self.jobs = executor, package, jobs
+        self._here = Local(evaluator)
+        self._lost = False
 
     def __call__(self, questions: Sequence[Question]) -> list[Judgement]:
-        """Answer questions; the answers come in their order, whichever is ready first."""
-        futures = [self._executor.submit(work, self._package, question) for question in questions]
-        return [future.result() for future in futures]
+        """Answer questions; the answers come in their order, whichever is ready first.
+
+        Where a worker is killed (by the system, when memory runs out), the search goes on in this process.
+        """
+        if not self._lost:
+            try:
+                futures = [self._executor.submit(work, self._package, question) for question in questions]
+                return [future.result() for future in futures]
+            except Exception as error:
+                if not _is_lost(error):
+                    raise
+                self._lost, self.jobs = True, 1
+                _log.warning("a worker process was lost (%s); the search goes on in this one", type(error).__name__)
+        return self._here(questions)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an executor says that its workers are gone, rather than what they answered."""
+    return isinstance(error, (BrokenExecutor, CancelledError)) or type(error).__module__.startswith("distributed")
 
 
 @contextmanager
@@ -151,13 +179,14 @@ def open_workers(
     with scratch_folder() as folder:
         if scheduler is not None:
             with _cluster(scheduler) as (executor, workers):
-                yield Workers(executor, Package.write(folder, evaluator, batches, screen, 0), max(1, workers))
+                package = Package.write(folder, evaluator, batches, screen, 0)
+                yield Workers(executor, package, max(1, workers), evaluator)
             return
         package = Package.write(folder, evaluator, batches, screen, max(1, (os.cpu_count() or 1) // jobs))
         # not by fork: onnxruntime's threads would not be there in the child
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, spawn, initializer=_leave_interrupts) as pool:
-            yield Workers(pool, package, jobs)
+        with ProcessPoolExecutor(jobs, spawn, initializer=_leave_signals) as pool:
+            yield Workers(pool, package, jobs, evaluator)
 
 
 @contextmanager
