@@ -28,8 +28,20 @@ def make_console(stream: TextIO, *, width: int | None = None) -> Console:
       width: columns; None takes the terminal's, COLUMNS, or 80.
     """
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    from precision_planner._text import visible
+
+    class Literal(Console):
+        """A console whose text cannot command the terminal: names may hold escape sequences."""
+
+        def _render_buffer(self, buffer: Iterable[Segment]) -> str:
+            return super()._render_buffer(
+                segment if segment.control else Segment(visible(segment.text, keep="\n"), segment.style)
+                for segment in buffer
+            )
+
+    return Literal(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
 def stdout_console(*, width: int | None = None) -> Console:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,21 @@ def own_metrics(given: tuple[str, ...]) -> dict[str, Any]:
         file, colon, name = text.rpartition(":")
         if not colon or not file or not name:
             raise ToleranceError(f"--metric {text!r} is not FILE.py:FN; name the function, as in metrics.py:box_error")
-        found[name] = load_function(Path(file), name, ToleranceError)
+        found[name] = _own_metric(load_function(Path(file), name, ToleranceError), text)
     return found
+
+
+def _own_metric(function: Callable[..., Any], text: str) -> Callable[..., Any]:
+    """The user's metric, whose errors are the user's."""
+
+    @functools.wraps(function)
+    def measured(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is theirs to mend
+            raise ToleranceError(f"--metric {text} failed: {type(error).__name__}: {error}") from error
+
+    return measured
 
 
 def _command_line() -> str:

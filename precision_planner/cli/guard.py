@@ -34,12 +34,19 @@ def guard(command: click.Command) -> None:
 
     @functools.wraps(callback)
     def guarded(*arguments: Any, **values: Any) -> Any:
+        from precision_planner.errors import PlannerError
         from precision_planner.writing import recording, refuse_changed
 
         destinations, sources = _sorted_out(command, values)
         check_destinations(destinations, sources)
         with recording(path for text in sources for path in _spellings(text)):
-            result = callback(*arguments, **values)
+            try:
+                result = callback(*arguments, **values)
+            except SystemExit as error:
+                raise PlannerError(
+                    f"a script that was given ended the program (sys.exit({error.code!r})), and there is no result; "
+                    "let its function return instead"
+                ) from error
             refuse_changed()
             return result
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 
 import click
 
+from precision_planner._text import visible
 from precision_planner.cli.guard import guard
 from precision_planner.cli.signals import Terminated, clean_up_on_signals
 from precision_planner.errors import PlannerError
@@ -103,7 +105,7 @@ class _StderrHandler(logging.Handler):
     """Writes to whatever sys.stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(visible(self.format(record), keep="\n"), err=True)
 
 
 def _configure_logging(level: int) -> None:
@@ -200,6 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo("planner: interrupted", err=True)
         return EXIT_INTERRUPTED
     except SystemExit as error:
+        # of click's completions; a script of the user's that ends the program is caught where it is called
         return error.code if isinstance(error.code, int) else EXIT_DONE if error.code is None else EXIT_FINDINGS
     except BrokenPipeError:
         # The reader is gone (`planner ... | head`): nothing to report.
@@ -218,6 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
             _discard_stdout()
             return _fail(f"cannot write the result: {error.strerror}; make room, or write elsewhere")
+        if error.errno == errno.EBADF and error.filename is None and isinstance(sys.stdout, _Closed):
+            return _fail("the result has nowhere to go: stdout is closed; write it to a file")
         if error.filename is None:
             return _report_bug(arguments)
         _debug_traceback()
@@ -240,8 +245,34 @@ def _invoke(arguments: list[str]) -> Any:
 
 def run() -> NoReturn:
     """Entry point of the `planner` program."""
+    _prepare_streams()
     clean_up_on_signals()
     sys.exit(main())
+
+
+class _Closed(io.TextIOBase):
+    """What stands for a stream that was closed before the program began (``>&-``)."""
+
+    def write(self, text: str) -> int:
+        """Say so, as the system would."""
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _prepare_streams() -> None:
+    """Text that the encoding lacks is escaped, and a closed stream's number is not given to a file of ours."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # mypy believes that they are always there
+    if vars(sys)["stdout"] is None:
+        sys.stdout = _Closed()
+    if vars(sys)["stderr"] is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8")
 
 
 def _discard_stdout() -> None:
@@ -256,7 +287,7 @@ def _usage_hint(error: click.UsageError) -> str:
 
 def _fail(message: str, *, hint: str = "", code: int = EXIT_USER_ERROR) -> int:
     """Print a mistake of the user's as one line, whatever line breaks its message has."""
-    line = " ".join(message.split())
+    line = visible(" ".join(message.split()))
     click.echo(f"planner: error: {line}" + (f" ({hint})" if hint else ""), err=True)
     return code
 

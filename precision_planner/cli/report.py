@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from precision_planner._reading import parse_json
 from precision_planner.errors import PlannerError
 
 
@@ -40,7 +40,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "plan.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PlannerError(f"{path} does not exist; give what analyze, plan or diff wrote with --json") from None
     except (OSError, ValueError) as error:

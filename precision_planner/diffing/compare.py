@@ -155,7 +155,9 @@ def compare(
         check_outputs(tolerances, judgement.outputs, own)
         outputs = gathered.outputs(judgement, own)
         grade = grade_of(judgement)
-        few = None if batches is None else take_rows(batches, input_specs(_model(ref_side)), ROWS_TO_LOOK)
+        few = None
+        if batches is not None and can_look:
+            few = take_rows(batches, input_specs(_model(ref_side)), ROWS_TO_LOOK)
         if layers is None and can_look and few is not None and (judgement.failures or grade in _WORTH_A_LOOK):
             looked = LayerComparison(ref_runner, cand_runner, renamed, unordered)
             looked.run(few, step)

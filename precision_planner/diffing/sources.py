@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from precision_planner._reading import parse_json
 from precision_planner.errors import InputsError, ModelError, PlanError
 from precision_planner.model import Model, NodeId
 from precision_planner.model.arrays import npz_files, read_npz, read_polygraphy
@@ -112,7 +112,7 @@ def _folder_side(path: Path) -> Side:
 def _plan_side(folder: Path) -> Side:
     file = folder / "plan.json"
     try:
-        plan = json.loads(file.read_text(encoding="utf-8"))
+        plan = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlanError(f"{file} cannot be read ({error}); run planner plan again") from None
     if not isinstance(plan, dict):

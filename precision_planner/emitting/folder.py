@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from precision_planner import writing
+from precision_planner._text import markdown_code, markdown_text, visible
 from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.model import Model
@@ -99,6 +100,9 @@ def folder_readme(plan: PrecisionPlan) -> str:
     text = resources.files("precision_planner.emitting").joinpath("templates", "README.md.jinja").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters["number"] = _number
+    environment.filters["visible"] = visible
+    environment.filters["code"] = lambda name: markdown_code(visible(str(name)), in_table=True)
+    environment.filters["text"] = lambda words: markdown_text(visible(str(words)))
     target = get_target(plan.target)
     command, notes = trtexec_command(plan) if target.has_builder else ("", ())
     values = {"plan": plan, "counts": plan.counts, "command": command, "notes": notes, "target": target}

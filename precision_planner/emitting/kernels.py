@@ -14,12 +14,17 @@ _FIELD = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>.*?), Inputs: \[(?P<inputs>.*?)\], "
     r"(?:Constants: \[(?P<constants>.*?)\], )?Outputs: \[(?P<outputs>.*?)\](?=, (?:TacticName|ParameterType): )"
     # copies of shapes to the device have no constants and no tactic; jumps of If and Loop name their targets
-    r"(?:, TacticName: (?P<tactic>.*?)(?=, StreamId: ))?(?:, (?!StreamId)\w+: .*?)*?"
+    r"(?:, TacticName: (?P<tactic>.*?)(?=, StreamId: ))?(?:, (?!StreamId)\w+: .*?)?"
     r", StreamId: -?\d+(?:, \w+: [^,]*?)*?, Metadata: ?(?P<metadata>.*)$"
 )
-_TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
+_SEPARATORS = (", LayerType: ", ", Inputs: [", "], Constants: [", "], Outputs: [", ", TacticName: ", ", StreamId: ")
+_MOST = 8
+"""How often a separator may stand in a line, names included: what is tried grows with the product of these."""
+
+_BEGIN = "{ Name: "
+_TENSOR = re.compile(r"(?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
 # Fused layers separate the entries by a control character: 0x1e or, within a kernel, 0x1f.
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]*(?:\[ONNX Layer: |$))")
+_NODE, _CONTROLS = "[ONNX Layer: ", "\x1e\x1f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +91,21 @@ def parse_nodes(metadata: str) -> tuple[str, ...]:
     `[ONNX Layer: a][ONNX Layer: b]` gives `("a", "b")`. A name may itself hold brackets; only a bracket that
     ends an entry does so.
     """
-    return tuple(_ONNX_LAYER.findall(metadata))
+    nodes: list[str] = []
+    held: list[str] = []
+    for part in metadata.split(_NODE)[1:]:
+        whole = part.rstrip(_CONTROLS)
+        if whole.endswith("]"):
+            nodes.append(_NODE.join([*held, whole[:-1]]))
+            held.clear()
+        else:
+            held.append(part)  # of a name that holds what begins an entry
+    return tuple(nodes)
 
 
 def _parse_kernel(line: str) -> Kernel:
-    match = _FIELD.match(line.strip())
+    clear = all(line.count(separator) <= _MOST for separator in _SEPARATORS)
+    match = _FIELD.match(line.strip()) if clear else None
     if match is None:
         raise ValueError(f"not a kernel of a TensorRT layer listing: {line[:200]!r}")
     return Kernel(
@@ -106,6 +121,14 @@ def _parse_kernel(line: str) -> Kernel:
 
 def _parse_tensors(text: str) -> tuple[KernelTensor, ...]:
     return tuple(
-        KernelTensor(found["name"], tuple(int(dim) for dim in found["dims"].split(",") if dim), found["dtype"])
-        for found in _TENSOR.finditer(text)
+        KernelTensor(found["name"], tuple(_dim(dim) for dim in found["dims"].split(",") if dim), found["dtype"])
+        for part in text.split(_BEGIN)[1:]
+        if part.count(", Dimensions: [") <= _MOST and (found := _TENSOR.match(part))
     )
+
+
+def _dim(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no dimension") from None

@@ -15,12 +15,12 @@ Without detailed profiling verbosity a layer is its name alone.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from precision_planner._reading import parse_json
 from precision_planner.emitting.kernels import parse_kernels, parse_nodes
 from precision_planner.errors import EngineError
 
@@ -156,13 +156,14 @@ def read_layers(text: str, source: str, profile: str | None = None) -> EngineInf
 def with_times(info: EngineInfo, profile: str) -> EngineInfo:
     """Give the layers the times of a trtexec --exportProfile file; layers are matched by name, in order."""
     try:
-        entries = json.loads(profile)
-    except json.JSONDecodeError as error:
+        entries = parse_json(profile)
+    except ValueError as error:
         raise EngineError(f"the profile is not JSON ({error}); write one with trtexec --exportProfile=FILE") from None
     times: dict[str, list[float]] = {}
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and "name" in entry:
-            times.setdefault(entry["name"], []).append(float(entry.get("averageMs") or 0.0))
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            ms = entry.get("averageMs")
+            times.setdefault(entry["name"], []).append(float(ms) if isinstance(ms, (int, float)) else 0.0)
     layers, found = [], 0
     for layer in info.layers:
         queue = times.get(layer.name)
@@ -179,10 +180,10 @@ def _timed(layer: EngineLayer, ms: float | None) -> EngineLayer:
 
 def _from_json(text: str, source: str) -> EngineInfo:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise EngineError(
-            f"{source} is neither an engine nor JSON ({error.msg}, line {error.lineno}); give an engine file or what "
+            f"{source} is neither an engine nor JSON ({error}); give an engine file or what "
             "trtexec --exportLayerInfo=FILE --profilingVerbosity=detailed wrote"
         ) from None
     entries = data.get("Layers") if isinstance(data, dict) else data
@@ -214,7 +215,7 @@ def _tensors(entries: Any) -> tuple[EngineTensor, ...]:
         EngineTensor(
             str(entry.get("Name", "")), type_of(str(entry.get("Datatype") or entry.get("Format/Datatype", "")))
         )
-        for entry in entries or ()
+        for entry in (entries if isinstance(entries, list) else ())
         if isinstance(entry, Mapping)
     )
 
@@ -226,7 +227,8 @@ def type_of(text: str) -> str:
 
 def _nodes_of_name(name: str) -> tuple[str, ...]:
     """The nodes in a fused layer's name, as 8.x joins them: `a + b`, `PWN(a, b)`; nothing for what it made itself."""
-    inner = re.sub(r"\{ForeignNode\[(.*)\]\}", r"\1", name)
+    begin, end = name.find("{ForeignNode["), name.rfind("]}")
+    inner = name if begin < 0 or end < begin else name[:begin] + name[begin + 13 : end] + name[end + 2 :]
     inner = re.sub(r"\bPWN\(|\)(?=$|\s*[+,)])", " ", inner)
     words = (word.strip(" ()") for word in re.split(r" \+ |, |\.\.\.", inner))
     return tuple(
@@ -243,6 +245,10 @@ def _from_log(text: str) -> tuple[EngineLayer, ...]:
         if not line.strip().startswith("Name: "):
             break
         listing.append(line)
+    try:
+        kernels = parse_kernels("Layers:\n" + "\n".join(listing))
+    except ValueError as error:
+        raise EngineError(f"the layer listing of this log cannot be read: {error}; is it cut short?") from None
     return tuple(
         EngineLayer(
             kernel.name,
@@ -252,5 +258,5 @@ def _from_log(text: str) -> tuple[EngineLayer, ...]:
             kernel.tactic,
             kernel.nodes,
         )
-        for kernel in parse_kernels("Layers:\n" + "\n".join(listing))
+        for kernel in kernels
     )

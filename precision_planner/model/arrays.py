@@ -5,15 +5,20 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
-import json
+import lzma
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
+from precision_planner._reading import parse_json
 from precision_planner.errors import InputsError
 
 Arrays = dict[str, np.ndarray]
@@ -30,10 +35,70 @@ def read_npz(path: Path) -> Arrays:
     if not path.is_file():
         raise InputsError(f"inputs {path} do not exist; give an .npz file, a folder of them, a JSON or a .py file")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: _as_saved(stored[name]) for name in stored.files}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputsError(f"inputs {path} cannot be read as .npz ({error}); save them with numpy.savez") from None
+        with path.open("rb") as file, zipfile.ZipFile(file) as folder:
+            return {
+                member.filename.removesuffix(".npy"): _as_saved(_read_member(folder, member))
+                for member in folder.infolist()
+            }
+    except _DAMAGED as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputsError(f"inputs {path} cannot be read as .npz ({told}); save them with numpy.savez") from None
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read the array of an .npy file.
+
+    Raises:
+      InputsError: missing, damaged, or holding pickled objects.
+    """
+    try:
+        with path.open("rb") as file:
+            return _as_saved(_read_array(file, path.stat().st_size))
+    except _DAMAGED as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputsError(f"inputs {path} cannot be read as .npy ({told}); save them with numpy.save") from None
+
+
+def is_npy(path: Path) -> bool:
+    """Whether a file begins as an .npy file does, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_NPY_MAGIC)) == _NPY_MAGIC
+    except OSError:
+        return False
+
+
+_NPY_MAGIC = b"\x93NUMPY"
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, SyntaxError, RecursionError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
+    *(NotImplementedError, RuntimeError, OverflowError),  # compressed by an unknown method; encrypted; sizes past 2^63
+)
+"""What zipfile and numpy raise for files that are damaged."""
+
+
+def _read_member(folder: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    if not member.filename.endswith(".npy"):
+        raise ValueError(f"it holds '{member.filename}', which is no array")
+    with folder.open(member) as file:
+        return _read_array(file, member.file_size)
+
+
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """Read one array in numpy's format; ValueError where its header claims more than the `size` bytes there are."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not loaded; save plain arrays")
+    wanted = prod(shape) * dtype.itemsize
+    if wanted > size or any(dim < 0 for dim in shape):
+        raise ValueError(f"its header claims {wanted} bytes, and there are {size}")
+    data = file.read(wanted)
+    if len(data) != wanted:
+        raise ValueError(f"it ends after {len(data)} of {wanted} bytes")
+    array = np.frombuffer(bytearray(data), dtype) if wanted else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if fortran_order else "C")
 
 
 def write_npz(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
@@ -71,14 +136,14 @@ def read_polygraphy(path: Path) -> list[Arrays]:
       InputsError: missing, no JSON, or holding no arrays by name.
     """
     try:
-        root = json.loads(path.read_text(encoding="utf-8"))
+        root = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputsError(f"{path} does not exist; give Polygraphy's --save-inputs or --save-outputs file") from None
     except (ValueError, OSError) as error:
         raise InputsError(f"{path} is not a JSON file ({error}); give one that Polygraphy saved") from None
     try:
         batches = [_polygraphy_batch(item) for item in _polygraphy_iterations(root)]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (*_DAMAGED, IndexError) as error:
         raise InputsError(
             f"{path} does not hold Polygraphy arrays ({error}); save them with --save-inputs, --save-outputs or "
             "polygraphy.json.save_json"
@@ -163,8 +228,8 @@ def _polygraphy_array(value: Any) -> np.ndarray:
     while isinstance(value, dict) and "array" not in value and "values" in value:
         value = value["values"]
     if isinstance(value, dict):
-        stored = np.load(io.BytesIO(base64.b64decode(value["array"], validate=True)), allow_pickle=False)
-        return _as_saved(np.asarray(stored))
+        stored = base64.b64decode(value["array"], validate=True)
+        return _as_saved(_read_array(io.BytesIO(stored), len(stored)))
     return np.asarray(value)
 
 

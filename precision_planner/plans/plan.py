@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 from precision_planner._above import report_html
+from precision_planner._reading import parse_json
 from precision_planner.errors import PlanError
 from precision_planner.targets import facts_for_scripts, get_target
 
@@ -178,8 +179,8 @@ class PrecisionPlan:
     def from_json(text: str) -> PrecisionPlan:
         """Read a plan back; PlanError for what is no JSON or no plan."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise PlanError(f"the plan is not JSON ({error}); run planner plan again") from None
         if not isinstance(data, dict):
             raise PlanError("the plan is not a JSON object; run planner plan again")

@@ -39,7 +39,7 @@ def run_surgery(model: Model, script: str) -> Model:
     graph, untouched = to_graphsurgeon(model)
     try:
         answer = function(graph)
-    except Exception as error:  # the user's code: whatever it raises is the message
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is the message
         raise SurgeryError(
             f"{name} failed: {type(error).__name__}: {error}; run it alone to see its traceback"
         ) from error
@@ -57,7 +57,7 @@ def _load(script: str) -> tuple[Callable[[Any], Any], str]:
         raise SurgeryError(f"surgery script {path} does not exist; give FILE.py[:FUNCTION]")
     try:
         scope = runpy.run_path(str(path), run_name="planner_surgery")
-    except Exception as error:  # the user's code
+    except (Exception, SystemExit) as error:  # the user's code
         raise SurgeryError(f"surgery script {path} cannot be loaded: {type(error).__name__}: {error}") from error
     functions = {
         key: value

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from precision_planner._reading import parse_python
 from precision_planner.emitting.migrate.conditions import Condition, read_condition
 from precision_planner.emitting.migrate.recipe import Clause, Recipe, RecipeConstraint, merged, precision_of
 from precision_planner.errors import EngineError
@@ -43,7 +44,7 @@ def read_script(source: str, name: str) -> Recipe:
       EngineError: it is not Python.
     """
     try:
-        tree = ast.parse(source, filename=name)
+        tree = parse_python(source, name)
     except SyntaxError as error:
         raise EngineError(f"{name}:{error.lineno}: not Python ({error.msg}); give a Polygraphy script") from None
     state = _Reading(_constants(tree), set(), [], [], {}, {})

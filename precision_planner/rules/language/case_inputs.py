@@ -14,6 +14,7 @@ The element type is the graph's.
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ __all__ = ["check_input", "make_input"]
 
 _KINDS = ("full", "normal", "uniform", "linear", "integers", "range")
 _KEYS = (*_KINDS, "shape", "seed", "mean")
+
+MOST_VALUES = 10_000_000
+"""Values of a case's input."""
 
 
 def check_input(spec: Any, path: Path, line: int) -> None:
@@ -41,8 +45,25 @@ def check_input(spec: Any, path: Path, line: int) -> None:
             raise fail(path, line, f"an input needs exactly one of {', '.join(_KINDS)}")
         if "range" not in spec and "shape" not in spec:
             raise fail(path, line, "an input needs its 'shape'")
+        _check_numbers(spec, path, line)
     elif isinstance(spec, bool) or not isinstance(spec, int | float | Sequence):
         raise fail(path, line, "an input is a number, a list of numbers, or {normal: SCALE, shape: [..]} and the like")
+
+
+def _check_numbers(spec: Mapping, path: Path, line: int) -> None:
+    """Each key has what `make_input` makes an array of, and that array has a size for a case."""
+    for key, value in spec.items():
+        pair = key in ("uniform", "linear", "integers")
+        wanted = "two numbers" if pair else "whole numbers" if key == "shape" else "a number"
+        items = value if isinstance(value, Sequence) else [value]
+        numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+        whole = key in ("shape", "range", "seed")
+        right = len(numbers) == len(items) and isinstance(value, Sequence) == (pair or key == "shape")
+        if not right or (pair and len(items) != 2) or (whole and any(not 0 <= item == int(item) for item in numbers)):
+            raise fail(path, spec.lines.get(key, line), f"'{key}' of an input is {wanted}, not {value!r}")
+    count = prod(int(dim) for dim in spec.get("shape", ())) if "shape" in spec else int(spec["range"])
+    if count > MOST_VALUES:
+        raise fail(path, line, f"an input of {count} values is no case; give at most {MOST_VALUES}")
 
 
 def make_input(spec: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 _TAG = "tag:yaml.org,2002:"
+
+MOST_VALUES = 100_000
+"""Values of a rule file, aliases written out."""
+
 Value: TypeAlias = "Mapping | Sequence | str | int | float | bool | None"
 
 
@@ -76,7 +80,38 @@ def parse_yaml(text: str, path: Path | str, *, first_line: int = 1) -> Value:
         raise fail(path, line, f"not valid YAML: {problem}") from None
     except YAMLError as error:
         raise fail(path, offset, f"not valid YAML: {' '.join(str(error).split())}") from None
-    return None if root is None else _convert(root, path, offset)
+    except (RecursionError, ValueError, OverflowError) as error:
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise fail(path, offset, f"not valid YAML: {told}") from None
+    if root is None:
+        return None
+    _refuse_expansion(root, path, offset)
+    return _convert(root, path, offset)
+
+
+def _refuse_expansion(root: Any, path: Path | str, offset: int) -> None:
+    """Refuse aliases by which a document contains itself, or grows past `MOST_VALUES` once they are written out."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Any) -> int:
+        key, line = id(node), node.start_mark.line + offset
+        if key in open_nodes:
+            raise fail(path, line, "an alias makes the document contain itself; write it out")
+        if key not in sizes:
+            open_nodes.add(key)
+            inner = node.value if isinstance(node.value, list) else ()
+            parts = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[key] = 1 + sum(size(part) for part in parts)
+            open_nodes.discard(key)
+            if sizes[key] > MOST_VALUES:
+                raise fail(path, line, f"its aliases make more than {MOST_VALUES} values; write it shorter")
+        return sizes[key]
+
+    try:
+        size(root)
+    except RecursionError:
+        raise fail(path, offset, "not valid YAML: it is nested too deeply") from None
 
 
 def _convert(node: Any, path: Path | str, offset: int) -> Value:
