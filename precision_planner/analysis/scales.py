@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from precision_planner.analysis.readers import is_standard
 from precision_planner.model import GraphIndex, Model, Scope, display_name
+from precision_planner.model.flow import Flow
+from precision_planner.operators import RESHAPES, carries, combines, domain_of, row_of
 
 __all__ = ["FoldedScale", "folded_scales"]
 
-_MOVES = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Dropout"})
-_ON_SCORES = frozenset({"Add", "Sub", "Where", "Clip", "Max", "Min"}) | _MOVES
 STEPS = 24
 """Nodes walked back from a Softmax to its scores, or from a query to its projection."""
 
@@ -53,14 +52,14 @@ def folded_scales(model: Model, index: GraphIndex) -> list[FoldedScale]:
     return [
         found
         for scope, _, node in index.nodes()
-        if node.op_type == "Softmax" and is_standard(node)
+        if node.op_type == "Softmax" and row_of(node).scores
         for found in walker.attention(scope, node)
     ]
 
 
 class _Walker:
     def __init__(self, model: Model, index: GraphIndex) -> None:
-        self._model, self._index = model, index
+        self._model, self._index, self._flow = model, index, Flow(index)
 
     def attention(self, scope: Scope, softmax: NodeProto) -> Iterator[FoldedScale]:
         """The scales of one attention."""
@@ -87,18 +86,18 @@ class _Walker:
         while waiting and seen < STEPS:
             node = scope.producer_node(waiting.pop(0))
             seen += 1
-            if node is None or not is_standard(node):
+            if node is None:
                 continue
             scaled = self._scale(scope, node)
-            if node.op_type == "MatMul":
+            if node.op_type == "MatMul" and not domain_of(node):
                 if self._is_activation(scope, node.input[0]) and self._is_activation(scope, node.input[1]):
                     return node, scales
             elif scaled is not None:
                 scales.append((scaled[0], node))
                 waiting.insert(0, scaled[1])
-            elif node.op_type in _MOVES:
+            elif carries(node, 0, RESHAPES):
                 waiting.append(node.input[0])
-            elif node.op_type in _ON_SCORES:
+            elif combines(node):
                 waiting.extend(name for name in node.input if name)
         return None, []
 
@@ -110,19 +109,19 @@ class _Walker:
         biases: list[tuple[tuple[str, ...], str]] = []
         for _ in range(STEPS):
             node = scope.producer_node(value)
-            if node is None or not is_standard(node):
+            if node is None:
                 break
             scaled = self._scale(scope, node)
             constants = [name for name in node.input if name and not self._is_activation(scope, name)]
-            if node.op_type in ("MatMul", "Gemm") and constants:
+            if row_of(node).product == "matmul" and constants:
                 weights = [self._key(scope, name) for name in constants]
                 return (*weights, *biases), scales
             if scaled is not None:
                 scales.append((scaled[0], node))
                 value = scaled[1]
-            elif node.op_type in _MOVES:
+            elif carries(node, 0, RESHAPES):
                 value = node.input[0]
-            elif node.op_type == "Add" and len(constants) == 1:
+            elif node.op_type == "Add" and not domain_of(node) and len(constants) == 1:
                 biases.append(self._key(scope, constants[0]))
                 value = next(name for name in node.input if name != constants[0])
             else:
@@ -131,7 +130,7 @@ class _Walker:
 
     def _scale(self, scope: Scope, node: NodeProto) -> tuple[float, str] | None:
         """(factor, the scaled value) of a multiplication or division by a positive scalar that is not 1."""
-        if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
+        if domain_of(node) or node.op_type not in ("Mul", "Div") or len(node.input) != 2:
             return None
         for slot in (1, 0) if node.op_type == "Mul" else (1,):
             number = self._number(scope, node.input[slot])
@@ -146,7 +145,7 @@ class _Walker:
         if constant is not None:
             return float(constant.reshape(-1)[0]) if constant.size == 1 else None
         node = scope.producer_node(value)
-        if node is None or not depth or not is_standard(node):
+        if node is None or not depth or domain_of(node):
             return None
         numbers = [self._number(scope, name, depth - 1) for name in node.input if name]
         if not numbers or any(number is None for number in numbers):
@@ -171,30 +170,19 @@ class _Walker:
 
     def _is_activation(self, scope: Scope, value: str) -> bool:
         """Whether a value is computed from an input, as far as its maker shows: no initializer, no Constant."""
-        holder = self._index.resolve(scope, value)
-        for _ in range(4):
-            if holder is None:
-                return True
-            if value in holder.initializers or value in holder.sparse_initializers:
-                return False
-            node = holder.producer_node(value)
-            if node is None or not is_standard(node):
-                return True
-            if node.op_type == "Constant":
-                return False
-            if node.op_type not in ("Identity", "Transpose", "Cast"):
-                return True
-            value = node.input[0]
-            holder = self._index.resolve(holder, value)
-        return True
+        made = self._flow.maker(scope, value, _keeps)
+        if made is None or self._index.resolve(scope, value) is None:
+            return True
+        if made.node is None:
+            return made.value not in made.scope.initializers and made.value not in made.scope.sparse_initializers
+        return made.node.op_type != "Constant" or bool(domain_of(made.node))
 
     def _key(self, scope: Scope, value: str) -> tuple[tuple[str, ...], str]:
-        """Where a constant is held: through Identity, Transpose and Cast, in a scope around if need be."""
-        holder = self._index.resolve(scope, value)
-        while holder is not None:
-            node = holder.producer_node(value)
-            if node is None or node.op_type not in ("Identity", "Transpose", "Cast"):
-                return holder.path, value
-            value = node.input[0]
-            holder = self._index.resolve(holder, value)
-        return scope.path, value
+        """Where a constant is held: behind what only moves it, in a scope around if need be."""
+        made = self._flow.maker(scope, value, _keeps)
+        return (scope.path, value) if made is None else (made.scope.path, made.value)
+
+
+def _keeps(node: NodeProto, slot: int) -> bool:
+    """Whether a node hands on a constant as a whole: a part of it (a split) is no weight of one projection."""
+    return carries(node, slot, RESHAPES)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from precision_planner.analysis.readers import Read, is_standard
 from precision_planner.model import GraphIndex, NodeId
+from precision_planner.model.flow import Read
 from precision_planner.numerics import TensorStats
+from precision_planner.operators import Operator, carries, combines, row_of
 from precision_planner.patterns import NORMALIZATIONS, Match
 
 __all__ = ["MASK_FROM", "ROLES", "Patterns", "roles_of"]
@@ -29,29 +30,9 @@ _AFFIX = {
     "batch_normalization": "batchnorm",
     "mean_variance_normalization": "mvn",
 }
+_NORMALIZED = {kind: f"{kind}norm" for kind in ("layer", "rms", "group", "instance", "batch")}
+_WEIGHTS = {"convolution": "conv_weight", "recurrent": "recurrent_weight"}
 _PART = {"scale": "gamma", "bias": "beta", "mean": "mean", "variance": "variance"}
-
-_SLOTS: dict[tuple[str, int], str] = {
-    ("MatMul", 0): "matmul_weight", ("MatMul", 1): "matmul_weight", ("Gemm", 0): "matmul_weight",
-    ("Gemm", 1): "matmul_weight", ("Gemm", 2): "bias", ("Einsum", 0): "matmul_weight", ("Einsum", 1): "matmul_weight",
-    ("Conv", 1): "conv_weight", ("Conv", 2): "bias", ("ConvTranspose", 1): "conv_weight",
-    ("ConvTranspose", 2): "bias", ("DeformConv", 1): "conv_weight", ("DeformConv", 3): "bias",
-    ("Gather", 0): "embedding", ("GatherElements", 0): "embedding", ("GatherND", 0): "embedding",
-    ("LSTM", 1): "recurrent_weight", ("LSTM", 2): "recurrent_weight", ("LSTM", 3): "bias",
-    ("GRU", 1): "recurrent_weight", ("GRU", 2): "recurrent_weight", ("GRU", 3): "bias",
-    ("RNN", 1): "recurrent_weight", ("RNN", 2): "recurrent_weight", ("RNN", 3): "bias",
-    ("LayerNormalization", 1): "layernorm_gamma", ("LayerNormalization", 2): "layernorm_beta",
-    ("RMSNormalization", 1): "rmsnorm_gamma", ("SimplifiedLayerNormalization", 1): "rmsnorm_gamma",
-    ("GroupNormalization", 1): "groupnorm_gamma", ("GroupNormalization", 2): "groupnorm_beta",
-    ("InstanceNormalization", 1): "instancenorm_gamma", ("InstanceNormalization", 2): "instancenorm_beta",
-    ("BatchNormalization", 1): "batchnorm_gamma", ("BatchNormalization", 2): "batchnorm_beta",
-    ("BatchNormalization", 3): "batchnorm_mean", ("BatchNormalization", 4): "batchnorm_variance",
-    ("PRelu", 1): "slope", ("Clip", 1): "bound", ("Clip", 2): "bound", ("Pow", 1): "exponent",
-    ("QuantizeLinear", 1): "quantization_scale", ("DequantizeLinear", 1): "quantization_scale",
-    ("Resize", 1): "resize", ("Resize", 2): "resize", ("Upsample", 1): "resize", ("Pad", 2): "padding",
-    ("OneHot", 2): "scalar", ("Range", 0): "scalar", ("Range", 1): "scalar", ("Range", 2): "scalar",
-}  # fmt: skip
-"""(Op type, input) -> role, where the operator alone says it."""
 
 ROLES = (
     "epsilon", "mask",
@@ -90,7 +71,7 @@ class Patterns:
         for part, match in self._parts.get((read.scope.path, read.value), []):
             if match in inside:
                 return f"{_AFFIX[match.kind]}_{_PART[part]}"
-        if inside and stats.size == 1 and read.node.op_type in ("Add", "Max", "Clip"):
+        if inside and stats.size == 1 and row_of(read.node).lifts:
             epsilon = inside[0].attributes.get("epsilon")
             if epsilon is not None and stats.max_abs is not None and _close(stats.max_abs, float(epsilon)):
                 return "epsilon"
@@ -122,15 +103,15 @@ def roles_of(
 
 def _role(read: Read, stats: TensorStats, dims: Sequence[int]) -> str:
     """The role in one node, read off the node and its neighbours."""
-    node = read.node
-    if not is_standard(node):
-        return "scalar" if stats.size == 1 else "constant"
-    fixed = _SLOTS.get((node.op_type, read.slot))
-    if fixed is not None:
+    node, row = read.node, row_of(read.node)
+    fixed = _fixed_role(row, read.slot)
+    if fixed:
         return fixed
+    if row.domain or not row.name:
+        return "scalar" if stats.size == 1 else "constant"
     if node.op_type in ("Min", "Max") and stats.size == 1:
         return "bound"
-    if node.op_type in ("Add", "Where", "Mul", "Sub", "Min", "Max") and _is_mask(stats):
+    if (combines(node) or node.op_type == "Mul") and _is_mask(stats):
         return "mask"
     affine = _affine_of_norm(read)
     if affine and stats.size > 1:
@@ -142,6 +123,16 @@ def _role(read: Read, stats: TensorStats, dims: Sequence[int]) -> str:
     if node.op_type in ("Mul", "Div"):
         return "scale"
     return "scalar" if stats.size == 1 else "constant"
+
+
+def _fixed_role(row: Operator, slot: int) -> str:
+    """The role that the operator alone says: a part of a normalization, a weight by the kind of its product."""
+    role = row.weights.get(slot, "")
+    if role == "weight":
+        return _WEIGHTS.get(row.product, "matmul_weight")
+    if row.normalizes in _NORMALIZED and role in _PART:
+        return f"{_NORMALIZED[row.normalizes]}_{_PART[role]}"
+    return "embedding" if role == "table" else role
 
 
 def _is_mask(stats: TensorStats) -> bool:
@@ -167,12 +158,14 @@ def _is_epsilon(read: Read, stats: TensorStats) -> bool:
         uses = read.scope.consumers(output)
         for use in uses:
             after = read.scope.nodes[use.position]
-            if after.op_type in ("Sqrt", "Log", "Reciprocal", "Pow") or (after.op_type == "Div" and use.slot == 1):
+            if use.slot in row_of(after).denominators or after.op_type == "Pow":
                 return True
-        carried = [read.scope.nodes[use.position] for use in uses]
-        if len(carried) != 1 or carried[0].op_type not in ("Cast", "Identity", "Expand", "Clip"):
+        if len(uses) != 1:
             return False
-        output = carried[0].output[0]
+        carried = read.scope.nodes[uses[0].position]
+        if not carries(carried, uses[0].slot) and carried.op_type != "Clip":
+            return False
+        output = carried.output[0]
     return False
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.analysis.assessment import Assessment, assess
-from precision_planner.analysis.readers import Readers
 from precision_planner.analysis.scan import take_census
 from precision_planner.analysis.tensor_roles import Patterns, roles_of
 from precision_planner.analysis.tensors import FloatTensor, float_tensors
 from precision_planner.errors import ModelError
 from precision_planner.model import GraphIndex, Model, display_name
+from precision_planner.model.flow import Flow
 from precision_planner.numerics import FP16, Format, TensorStats, get_format
 from precision_planner.patterns import Match
 
@@ -25,6 +25,9 @@ __all__ = ["WeightCensus", "Weights", "weights_census"]
 
 SHOWN_READERS = 8
 """Readers named in JSON; `reader_count` has them all."""
+
+MOST_READS = 4096
+"""Reads looked at for one tensor: a scalar that the exporter shares may have one for each node."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -217,25 +220,25 @@ def weights_census(
       ModelError: a tensor's values cannot be read.
     """
     fmt = get_format(precision)
-    readers, patterns = Readers(index), Patterns(matches, index)
+    flow, patterns = Flow(index), Patterns(matches, index)
     tensors = float_tensors(index)
     return Weights(
         tuple(
-            _weight(tensor, stats, readers, patterns, fmt)
+            _weight(tensor, stats, flow, patterns, fmt)
             for tensor, stats in zip(tensors, take_census(model, tensors, progress), strict=True)
         ),
         fmt.name,
     )
 
 
-def _weight(tensor: FloatTensor, stats: TensorStats, readers: Readers, patterns: Patterns, fmt: Format) -> WeightCensus:
+def _weight(tensor: FloatTensor, stats: TensorStats, flow: Flow, patterns: Patterns, fmt: Format) -> WeightCensus:
     """Put the census of a tensor beside who reads it."""
     if stats.size != tensor.elements:
         raise ModelError(
             f"tensor '{tensor.name}' holds {stats.size} values where its shape takes {tensor.elements}; "
             "export the model again"
         )
-    reads, is_returned = readers.of(tensor.scope, tensor.name)
+    reads, is_returned = flow.readers(tensor.scope, tensor.name, limit=MOST_READS)
     roles = roles_of(reads, is_returned, stats, tensor.dims, patterns, tensor.kind)
     names = list(dict.fromkeys(display_name(read.node) for read in reads))
     return WeightCensus(

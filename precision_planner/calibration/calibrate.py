@@ -15,6 +15,7 @@ from precision_planner.model import GraphIndex, Model, display_name
 from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
+from precision_planner.operators import row_of
 
 ValueKey = tuple[tuple[str, ...], str]
 
@@ -24,10 +25,9 @@ SQUARES = "#squares"
 MASK_MAGNITUDE = 1e37
 """Constants of this size are masks; where they are added or multiplied, -inf means what they mean."""
 
-_MEAN_FREE = frozenset({"LayerNormalization", "SkipLayerNormalization", "InstanceNormalization", "GroupNormalization"})
-_ROOT_MEAN_SQUARE = frozenset(
-    {"RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "LpNormalization"}
-)
+_MEAN_FREE = frozenset({"layer", "instance", "group"})
+"""Normalizations that take the mean away before they square; the others square what they read."""
+_SQUARING = _MEAN_FREE | {"rms", "lp"}
 
 
 def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRange]:
@@ -185,12 +185,13 @@ class _Gathered:
 
 
 def _norm_of(node: NodeProto) -> _Norm | None:
-    if not node.output or not node.input or not (node.op_type in _MEAN_FREE or node.op_type in _ROOT_MEAN_SQUARE):
+    row = row_of(node)
+    if not node.output or not node.input or row.normalizes not in _SQUARING or 0 in row.indices:
         return None
     axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
-    if node.op_type in ("InstanceNormalization", "GroupNormalization"):
+    if row.normalizes in ("instance", "group"):
         axis = 2
-    return _Norm(node.output[0], axis, node.op_type in _MEAN_FREE)
+    return _Norm(node.output[0], axis, row.normalizes in _MEAN_FREE)
 
 
 def _squares(value: np.ndarray, norm: _Norm) -> np.ndarray:

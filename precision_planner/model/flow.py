@@ -110,6 +110,12 @@ class Flow:
                     break
         return found, is_returned
 
+    def uses(self, scope: Scope, value: str, through: Through = carries) -> list[Read]:
+        """Every node that reads a value or what it is handed on as: those of `passed` and those of `readers`."""
+        carried: list[Read] = []
+        ends = [read for read in self._forward(scope, value, through, carried) if read is not None]
+        return carried + ends
+
     def passed(self, scope: Scope, value: str, through: Through = carries) -> list[Read]:
         """The nodes that hand a value on, in the order of the walk."""
         carried: list[Read] = []

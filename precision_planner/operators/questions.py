@@ -23,6 +23,7 @@ __all__ = [
     "carries",
     "carries_to",
     "combines",
+    "computes_with",
     "dtype_attribute",
     "hands_mask_on",
     "holds",
@@ -161,6 +162,18 @@ def is_arithmetic(node: NodeProto, *, activations: bool = False, reductions: fro
         found.moves or found.pointwise or (found.generates and not found.type_attribute) or found.name == "EyeLike"
         or found.name == "Range" or (found.reduces in reductions and not found.window)
     )  # fmt: skip
+
+
+def computes_with(node: NodeProto, slot: int, *, activations: bool = False) -> bool:
+    """Whether a node is arithmetic, and an input what it computes with: not what says where values go (an index).
+
+    Args:
+      node: any node that calls no local function.
+      slot: the index of the input.
+      activations: as of `is_arithmetic`.
+    """
+    found = row_of(node)
+    return is_arithmetic(node, activations=activations) and (not found.moves or found.pointwise or slot in found.moves)
 
 
 def combines(node: NodeProto) -> bool:

@@ -12,7 +12,7 @@ from precision_planner.operators.row import Operator, slots
 # axes: an attribute before opset 13 (ReduceSum) or 18, an input since
 _reduce = partial(Operator, indices=slots(1))
 _pool = partial(Operator, window=True, linear=True)
-_index = partial(Operator, reduces="index", picks_index=True, exact=True, indifferent=slots(0))
+_index = partial(Operator, reduces="index", picks_index=True, orders=True, exact=True, indifferent=slots(0))
 
 ROWS = (
     _reduce("ReduceSum", reduces="sum", linear=True),
@@ -28,7 +28,7 @@ ROWS = (
     _index("ArgMax"),
     _index("ArgMin"),
     # the values of TopK and Unique are the input's, in places that their order decides
-    Operator("TopK", exact=True, linear=True, indices=slots(1)),
+    Operator("TopK", orders=True, exact=True, linear=True, indices=slots(1)),
     Operator("Unique", exact=True),
     Operator("NonZero", exact=True, picks_index=True, indifferent=slots(0)),
     Operator("CumSum", reduces="sum", scans=True, linear=True, indices=slots(1)),
@@ -43,7 +43,7 @@ ROWS = (
     Operator("Col2Im", reduces="sum", window=True, linear=True, shapes=slots(1, 2)),
     Operator("Softmax", scores=slots(0)),
     Operator("LogSoftmax", scores=slots(0)),
-    Operator("Hardmax", exact=True),
+    Operator("Hardmax", orders=True, exact=True),
     Operator("SoftmaxCrossEntropyLoss", scores=slots(0), indices=slots(1)),
     Operator("NegativeLogLikelihoodLoss", indices=slots(1)),
     Operator("Det"),

@@ -104,6 +104,7 @@ class Operator:
       tests: it gives truth values, of one operand's class (IsNaN).
       blind: its outputs depend on the shape of its first input alone.
       picks_index: it gives integers that depend on the values' order alone (ArgMax).
+      orders: its result follows the order of its first input: near values that are rounded to one change it.
       generates: it makes floats out of no float; the readers choose the type.
       random: its result is drawn.
       bodies: its attributes hold graphs.
@@ -151,6 +152,7 @@ class Operator:
     tests: bool = False
     blind: bool = False
     picks_index: bool = False
+    orders: bool = False
     generates: bool = False
     random: bool = False
     bodies: bool = False

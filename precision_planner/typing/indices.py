@@ -17,7 +17,7 @@ import onnx
 
 from precision_planner.model import GraphIndex, NodeId, Scope
 from precision_planner.model.flow import Flow
-from precision_planner.operators import is_arithmetic, row_of
+from precision_planner.operators import computes_with, is_arithmetic, row_of
 from precision_planner.typing.elements import Elements
 
 REASON = "shape or index arithmetic: float16 counts exactly only up to 2048"
@@ -42,12 +42,6 @@ def _index_slots(node: onnx.NodeProto) -> list[int]:
         for at, name in enumerate(node.input)
         if name and (at in row.indices or at in row.shapes or at in row.stays_wide)
     ]
-
-
-def _hands_on(node: onnx.NodeProto, slot: int) -> bool:
-    """Whether a node computes with an input what may be an index; what is moved alone counts where values are moved."""
-    moves = row_of(node).moves
-    return is_arithmetic(node) and (slot in moves or not moves)
 
 
 class _Walk:
@@ -96,7 +90,7 @@ class _Walk:
 
     def _inputs(self, scope: Scope, position: int) -> list[tuple[Scope, str]]:
         node = scope.nodes[position]
-        return [(scope, name) for at, name in enumerate(node.input) if name and _hands_on(node, at)]
+        return [(scope, name) for at, name in enumerate(node.input) if name and computes_with(node, at)]
 
     def _join(self, scope: Scope, position: int, work: list[tuple[Scope, str]]) -> None:
         node = scope.nodes[position]
@@ -127,7 +121,7 @@ class _Walk:
         """Whether a value depends on integers and constants alone."""
         key = (scope.path, value)
         if key not in self.pure:
-            way = self.flow.trace([(scope, value)], _hands_on, until=self._is_whole)
+            way = self.flow.trace([(scope, value)], computes_with, until=self._is_whole)
             self.pure[key] = all(passes or self._is_pure_end(end.scope, end.value, end.node) for end, passes in way)
         return self.pure[key]
 

@@ -20,20 +20,12 @@ MANY = 3
 
 TO_DO: frozenset[str] = frozenset(
     [
-        "analysis/readers.py",
-        "analysis/tensor_roles.py",
-        "analysis/scales.py",
-        "calibration/calibrate.py",
         "diffing/drawings.py",
         "diffing/layers.py",
         "emitting/migrate/conditions.py",
         "emitting/templates/engine_types.py",
         "model/blocks.py",
         "model/input_roles.py",
-        "rules/facts/node_sets.py",
-        "rules/facts/surroundings.py",
-        "rules/facts/resolution.py",
-        "rules/facts/model_facts.py",
         "transforms/adapters.py",
         "transforms/constant_rank.py",
         "transforms/repairs/clamp_cube.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,21 +12,21 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from precision_planner.model import FLOAT_TYPES, Scope, TypeTable
+from precision_planner.model.flow import Flow, Read
+from precision_planner.operators import row_of, weight_role
 from precision_planner.rules.facts import surroundings
 from precision_planner.rules.facts.evidence import FactSource, Subject, ValueKey, measured_amax
 from precision_planner.rules.facts.registry import Fact, FactValue, find_fact
 
-__all__ = ["TRANSPARENT", "ModelFacts", "input_names"]
+__all__ = ["ModelFacts", "input_names"]
 
-TRANSPARENT = frozenset(
-    {"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Dropout"}
-)
-"""Ops that hand their first input on, value by value."""
 # Roles that every subject has beside its inputs' own names. output: the (first) output; inputs: all float inputs that
 # are no constants; inside: a pattern's outputs but the last; scores: of an attention's scaling, the product
 # of Q and K; constants: all constant inputs of a node; constant: its one constant input; variable: its one other input;
 # denominator: the divisor of a Div, the argument of anything else that must not be zero.
 SMALL_CONSTANT = 4096
+MOST_READS = 4096
+"""Readings of one weight that are looked at."""
 
 
 class ModelFacts:
@@ -197,44 +197,33 @@ class ModelFacts:
         measured = (self.source.ranges or {}).get((holder.path, value))
         return None if measured is None else (float(measured.minimum), float(measured.maximum))
 
-    def source_node(self, scope: Scope, value: str) -> NodeProto | None:
-        """The node that makes a value, seen through `TRANSPARENT` ops and from the scopes around."""
-        for _ in range(64):
-            holder = self.source.index.resolve(scope, value)
-            node = None if holder is None else holder.producer_node(value)
-            if node is None or node.op_type not in TRANSPARENT or holder is None:
-                return node
-            scope, value = holder, node.input[0]
-        return None
+    @cached_property
+    def flow(self) -> Flow:
+        """The walks along the model's values."""
+        return Flow(self.source.index)
 
-    def tensor_uses(self, subject: Subject) -> list[tuple[Scope, int, NodeProto, int]]:
-        """Who reads a weight: (scope, position, node, slot), seen through Identity, Transpose and Reshape."""
+    def source_node(self, scope: Scope, value: str) -> NodeProto | None:
+        """The node that makes a value, seen through what only moves it and from the scopes around."""
+        made = self.flow.maker(scope, value)
+        is_visible = made is not None and scope.path[: len(made.scope.path)] == made.scope.path
+        return made.node if made is not None and is_visible else None
+
+    def tensor_uses(self, subject: Subject) -> list[Read]:
+        """Who reads a weight, seen through what only moves it."""
         if "uses" not in subject.memo:
-            found: list[tuple[Scope, int, NodeProto, int]] = []
-            waiting = [(subject.scope, subject.value)]
-            while waiting:
-                scope, value = waiting.pop()
-                uses = [(scope, use) for use in scope.consumers(value)]
-                uses += [(body, use) for body, use in scope.captures.get(value, [])]
-                for holder, use in uses:
-                    node = holder.nodes[use.position]
-                    if node.op_type in ("Identity", "Transpose", "Reshape") and use.slot == 0:
-                        waiting.append((holder, node.output[0]))
-                    else:
-                        found.append((holder, use.position, node, use.slot))
-            subject.memo["uses"] = found
-        uses_found: list[tuple[Scope, int, NodeProto, int]] = subject.memo["uses"]
-        return uses_found
+            subject.memo["uses"] = self.flow.readers(subject.scope, subject.value, limit=MOST_READS)[0]
+        found: list[Read] = subject.memo["uses"]
+        return found
 
     def tensor_roles(self, subject: Subject) -> frozenset[str]:
         """What a weight is read as."""
         if "roles" not in subject.memo:
             dims = list(subject.tensor.dims) if subject.tensor is not None else []
-            roles = {_ROLES.get((node.op_type, slot), "") for _, _, node, slot in self.tensor_uses(subject)} - {""}
+            roles = {_ROLES.get(weight_role(read.node, read.slot), "") for read in self.tensor_uses(subject)} - {""}
             if math.prod(dims) == 1:
                 roles.add("scalar")
             elif not roles and len(dims) == 1:
-                ops = {node.op_type for _, _, node, _ in self.tensor_uses(subject)}
+                ops = {read.node.op_type for read in self.tensor_uses(subject)}
                 roles |= {"bias"} if ops == {"Add"} else set()
             subject.memo["roles"] = frozenset(roles or {"constant"})
         roles_found: frozenset[str] = subject.memo["roles"]
@@ -244,13 +233,14 @@ class ModelFacts:
         """Whether an elementwise op reads a weight together with a value of more axes; None if no rank is known."""
         rank = len(subject.tensor.dims) if subject.tensor is not None else None
         known = False
-        for scope, _, node, slot in self.tensor_uses(subject):
-            if node.op_type in ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "PRelu"):
-                for other, name in enumerate(node.input):
-                    other_rank = self._types.of(scope, name).rank
-                    known = known or (other != slot and other_rank is not None)
-                    if other != slot and other_rank is not None and rank is not None and other_rank > rank:
-                        return True
+        for read in self.tensor_uses(subject):
+            if not row_of(read.node).broadcasts:
+                continue
+            for other, name in enumerate(read.node.input):
+                other_rank = self._types.of(read.scope, name).rank
+                known = known or (other != read.slot and other_rank is not None)
+                if other != read.slot and other_rank is not None and rank is not None and other_rank > rank:
+                    return True
         return False if known else None
 
     @cached_property
@@ -266,32 +256,18 @@ class ModelFacts:
 
     def surroundings_of(self, scope: Scope, position: int) -> frozenset[str]:
         """Where a node stands: see `surroundings.SURROUNDINGS`."""
-        return self._surroundings(scope).get(position, frozenset())
-
-    def _surroundings(self, scope: Scope) -> dict[int, frozenset[str]]:
-        if scope.path not in self._surrounding_maps:
-            self._surrounding_maps[scope.path] = surroundings.find_surroundings(
-                scope, self._types, lambda value: self.number(scope, value)
-            )
-        return self._surrounding_maps[scope.path]
+        return self._surroundings.get((scope.path, position), frozenset())
 
     @cached_property
-    def _surrounding_maps(self) -> dict[tuple[str, ...], dict[int, frozenset[str]]]:
-        return {}
+    def _surroundings(self) -> Mapping[tuple[tuple[str, ...], int], frozenset[str]]:
+        return surroundings.find_surroundings(self.source.index, self.flow, self._types, self.number)
 
 
 _ROLES = {
-    ("MatMul", 0): "weight", ("MatMul", 1): "weight", ("Gemm", 0): "weight", ("Gemm", 1): "weight",
-    ("Gemm", 2): "bias", ("Conv", 1): "weight", ("Conv", 2): "bias", ("ConvTranspose", 1): "weight",
-    ("ConvTranspose", 2): "bias", ("LSTM", 1): "weight", ("LSTM", 2): "weight", ("LSTM", 3): "bias",
-    ("GRU", 1): "weight", ("GRU", 2): "weight", ("GRU", 3): "bias", ("RNN", 1): "weight", ("RNN", 2): "weight",
-    ("Einsum", 0): "weight", ("Einsum", 1): "weight", ("Gather", 0): "table", ("LayerNormalization", 1): "scale",
-    ("LayerNormalization", 2): "bias", ("RMSNormalization", 1): "scale", ("GroupNormalization", 1): "scale",
-    ("GroupNormalization", 2): "bias", ("InstanceNormalization", 1): "scale", ("InstanceNormalization", 2): "bias",
-    ("BatchNormalization", 1): "scale", ("BatchNormalization", 2): "bias", ("BatchNormalization", 3): "mean",
-    ("BatchNormalization", 4): "variance", ("QuantizeLinear", 1): "scale", ("DequantizeLinear", 1): "scale",
-}  # fmt: skip
-"""(Op type, input) -> the role of a weight read there."""
+    **{name: name for name in ("weight", "bias", "table", "scale", "mean", "variance")},
+    "quantization_scale": "scale",
+}
+"""What an operator calls a constant -> the role that rules know."""
 
 
 def input_names(node: NodeProto, opsets: dict[str, int]) -> Sequence[str]:

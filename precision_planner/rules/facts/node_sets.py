@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from precision_planner.model import NodeId, Scope
+from precision_planner.operators import MOMENTS, Product, is_arithmetic, is_norm, is_product, row_of
 from precision_planner.rules.facts.evidence import Subject
-from precision_planner.rules.facts.model_facts import TRANSPARENT, ModelFacts
+from precision_planner.rules.facts.model_facts import ModelFacts
 from precision_planner.rules.facts.surroundings import walk_up
 
 __all__ = ["NODE_SETS", "NodeSet", "resolve_nodes", "upstream_of"]
@@ -27,59 +28,7 @@ NODE_SETS = {
 }
 """Name -> meaning."""
 
-_ARITHMETIC = frozenset(
-    [
-        "Abs",
-        "Add",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "CumSum",
-        "Div",
-        "Einsum",
-        "Exp",
-        "Expand",
-        "Floor",
-        "Identity",
-        "Log",
-        "MatMul",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "Reshape",
-        "Round",
-        "Sign",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-        "Cast",
-        "ReduceSum",
-        "ReduceMean",
-        "ReduceMax",
-        "ReduceMin",
-        "ReduceSumSquare",
-        "ReduceL2",
-        "Flatten",
-    ]
-)
-_MATRIX = frozenset({"MatMul", "Einsum"})
-_NORMALIZATION_OPS = frozenset(
-    {
-        "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "GroupNormalization",
-        "InstanceNormalization", "BatchNormalization", "LpNormalization", "MeanVarianceNormalization",
-    }
-)  # fmt: skip
+_MATRIX: frozenset[Product] = frozenset({"matmul", "einsum"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,33 +85,18 @@ def _inputs(facts: ModelFacts, subject: Subject, role: str) -> list[str]:
 
 
 def _producers(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
-    scope = subject.scope
-    found: list[Place] = []
-    for value in _inputs(facts, subject, role):
-        position = scope.producer(value)
-        while position is not None and facts.is_activation(scope, value):
-            found.append((scope, position))
-            node = scope.nodes[position]
-            if node.op_type not in TRANSPARENT:
-                break
-            value = node.input[0]
-            position = scope.producer(value)
-    return found
+    starts = [(subject.scope, value) for value in _inputs(facts, subject, role)]
+    way = facts.flow.trace(starts, until=lambda scope, value: not facts.is_activation(scope, value))
+    return [
+        (found.scope, found.position)
+        for found, _ in way
+        if found.node is not None and facts.is_activation(found.scope, found.value)
+    ]
 
 
-def _readers(scope: Scope, value: str) -> list[Place]:
+def _readers(facts: ModelFacts, scope: Scope, value: str) -> list[Place]:
     """Who reads a value, with the shape ops between."""
-    found: list[Place] = []
-    waiting = [(scope, value)]
-    while waiting:
-        at, name = waiting.pop()
-        uses = [(at, use) for use in at.consumers(name)] + list(at.captures.get(name, []))
-        for holder, use in uses:
-            node: NodeProto = holder.nodes[use.position]
-            found.append((holder, use.position))
-            if node.op_type in TRANSPARENT and use.slot == 0:
-                waiting.append((holder, node.output[0]))
-    return found
+    return [(read.scope, read.position) for read in facts.flow.uses(scope, value)]
 
 
 def _outputs(subject: Subject) -> list[str]:
@@ -174,14 +108,14 @@ def _outputs(subject: Subject) -> list[str]:
 
 
 def _consumers(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
-    return [place for value in dict.fromkeys(_outputs(subject)) for place in _readers(subject.scope, value)]
+    return [place for value in dict.fromkeys(_outputs(subject)) for place in _readers(facts, subject.scope, value)]
 
 
 def _normalizations(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
     """Native normalizations that read the output, and every node of a decomposed one."""
     index = facts.source.index
     readers = _consumers(facts, subject, role)
-    found = [place for place in readers if place[0].nodes[place[1]].op_type in _NORMALIZATION_OPS]
+    found = [place for place in readers if is_norm(place[0].nodes[place[1]])]
     values = set(_outputs(subject))
     for match in facts.source.matches:
         if (
@@ -194,26 +128,27 @@ def _normalizations(facts: ModelFacts, subject: Subject, role: str) -> list[Plac
     return found
 
 
-def _upstream(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
-    return [(subject.scope, position) for position in upstream_of(facts, subject, role)]
-
-
-def upstream_of(facts: ModelFacts, subject: Subject, role: str) -> list[int]:
-    """Positions of the float arithmetic that leads to a subject's inputs; see `NODE_SETS`."""
-    scope = subject.scope
-    values = [name for name in _inputs(facts, subject, role) if facts.is_activation(scope, name)]
+def upstream_of(facts: ModelFacts, subject: Subject, role: str) -> list[Place]:
+    """The float arithmetic that leads to a subject's inputs; see `NODE_SETS`."""
+    types = facts.source.types
+    starts = [(subject.scope, name) for name in _inputs(facts, subject, role)]
 
     def enter(node: NodeProto) -> bool:
-        if node.op_type not in _ARITHMETIC or node.domain not in ("", "ai.onnx"):
-            return False
-        if node.op_type in _MATRIX:
-            # an outer product of positions and frequencies belongs to the arithmetic; a layer of the network does not
-            length = facts.source.types.of(scope, node.input[0]).shape
-            return bool(length) and length[-1] == 1  # type: ignore[index]
-        # an integer op ends the walk: it has no precision
-        return facts.is_activation(scope, node.output[0])
+        if is_product(node, _MATRIX):
+            return True
+        return is_arithmetic(node, reductions=MOMENTS) and row_of(node).movement != "lookup"
 
-    return walk_up(scope, values, enter)
+    def until(scope: Scope, value: str) -> bool:
+        if not facts.is_activation(scope, value):  # an integer op ends the walk: it has no precision
+            return True
+        node = scope.producer_node(value)
+        if node is None or not is_product(node, _MATRIX):
+            return False
+        # an outer product of positions and frequencies belongs to the arithmetic; a layer of the network does not
+        length = types.of(scope, node.input[0]).shape
+        return not length or length[-1] != 1
+
+    return walk_up(facts.flow, starts, enter, until=until)
 
 
 _SETS: dict[str, Callable[[ModelFacts, Subject, str], list[Place]]] = {
@@ -221,6 +156,6 @@ _SETS: dict[str, Callable[[ModelFacts, Subject, str], list[Place]]] = {
     "producers": _producers,
     "consumers": _consumers,
     "normalizations": _normalizations,
-    "upstream": _upstream,
+    "upstream": upstream_of,
     "inside": _inside,
 }

@@ -134,7 +134,7 @@ def has_constant(facts: ModelFacts, subject: Subject) -> FactValue:
 @subject_fact("node", type="set")
 def upstream(facts: ModelFacts, subject: Subject) -> FactValue:
     """Op types of the arithmetic that leads to its inputs (what the node set `upstream` covers)."""
-    nodes = (subject.scope.nodes[position] for position in upstream_of(facts, subject, ""))
+    nodes = (scope.nodes[position] for scope, position in upstream_of(facts, subject, ""))
     return frozenset(node.op_type for node in nodes)
 
 

@@ -32,7 +32,7 @@ def role(facts: ModelFacts, subject: Subject) -> FactValue:
 @subject_fact("tensor", type="set", name="consumers")
 def tensor_consumers(facts: ModelFacts, subject: Subject) -> FactValue:
     """Op types of the nodes that read it."""
-    return frozenset(node.op_type for _, _, node, _ in facts.tensor_uses(subject))
+    return frozenset(read.node.op_type for read in facts.tensor_uses(subject))
 
 
 @subject_fact("tensor", type="number", unit="magnitude", name="amax")
@@ -75,9 +75,7 @@ def consumer_rank_differs(facts: ModelFacts, subject: Subject) -> FactValue:
 @subject_fact("tensor", type="set", name="position")
 def tensor_position(facts: ModelFacts, subject: Subject) -> FactValue:
     """Where the nodes that read it stand."""
-    return frozenset().union(
-        *(facts.surroundings_of(scope, position) for scope, position, _, _ in facts.tensor_uses(subject))
-    )
+    return frozenset().union(*(facts.surroundings_of(read.scope, read.position) for read in facts.tensor_uses(subject)))
 
 
 @subject_fact("tensor", type="set", name="in_pattern")
@@ -85,8 +83,8 @@ def tensor_in_pattern(facts: ModelFacts, subject: Subject) -> FactValue:
     """The kinds of the proven patterns that read it."""
     index = facts.source.index
     return frozenset().union(
-        *(facts.patterns_of.get(index.node_id(scope, position), frozenset())
-          for scope, position, _, _ in facts.tensor_uses(subject))
+        *(facts.patterns_of.get(index.node_id(read.scope, read.position), frozenset())
+          for read in facts.tensor_uses(subject))
     )  # fmt: skip
 
 

@@ -10,26 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from onnx import NodeProto
+
 from precision_planner.model import NodeId, Scope
 from precision_planner.model.index import display_name
 from precision_planner.numerics.formats import BF16
-from precision_planner.rules.facts import surroundings
+from precision_planner.operators import is_arithmetic, row_of
 from precision_planner.rules.facts.model_facts import ModelFacts
 
 __all__ = ["too_coarse_for_bf16"]
 
-_LIMITS = {
-    "Softmax": math.ldexp(1.0, BF16.fraction_bits),  # from here on the spacing is 1: a weight is wrong by e^0.5
-    "LogSoftmax": math.ldexp(1.0, BF16.fraction_bits),
-    "Sin": math.ldexp(1.0, BF16.fraction_bits - 6),  # the angle is known to within 2^-8
-    "Cos": math.ldexp(1.0, BF16.fraction_bits - 6),
-    "CumSum": math.ldexp(1.0, BF16.fraction_bits + 1),  # whole numbers are exact up to here
-    "TopK": 0.0,  # the order of near values is lost at any magnitude
-    "ArgMax": 0.0,
-    "ArgMin": 0.0,
-    "Hardmax": 0.0,
-}
-"""Operator -> the largest magnitude that it may read in BF16."""
+_SOFTMAX = math.ldexp(1.0, BF16.fraction_bits)
+"""From here on the spacing is 1: a weight of the softmax is wrong by e^0.5."""
+_ANGLE = math.ldexp(1.0, BF16.fraction_bits - 6)
+"""Up to here an angle is known to within 2^-8."""
+_COUNT = math.ldexp(1.0, BF16.fraction_bits + 1)
+"""Up to here whole numbers are exact."""
 
 
 def too_coarse_for_bf16(facts: ModelFacts, nodes: Iterable[NodeId]) -> str:
@@ -51,25 +47,29 @@ def too_coarse_for_bf16(facts: ModelFacts, nodes: Iterable[NodeId]) -> str:
 
 
 def _reader(facts: ModelFacts, scope: Scope, values: list[str]) -> str:
-    seen: set[str] = set()
-    while values:
-        value = values.pop()
-        if not value or value in seen:
-            continue
-        seen.add(value)
-        for use in scope.consumers(value):
-            found = _refused(facts, scope, use.position)
+    for value in filter(None, values):
+        for read in facts.flow.uses(scope, value, lambda node, _: is_arithmetic(node, activations=True)):
+            found = _refused(facts, read.scope, read.position)
             if found:
                 return found
-            node = scope.nodes[use.position]
-            if node.op_type in surroundings.ELEMENTWISE:
-                values.extend(node.output)
     return ""
+
+
+def _limit(node: NodeProto) -> float | None:
+    """The largest magnitude that a node may read in BF16; None for no limit of its own."""
+    row = row_of(node)
+    if row.orders:
+        return 0.0  # the order of near values is lost at any magnitude
+    if row.angles:
+        return _ANGLE
+    if row.scans:
+        return _COUNT
+    return _SOFTMAX if row.scores and not row.product else None
 
 
 def _refused(facts: ModelFacts, scope: Scope, position: int) -> str:
     node = scope.nodes[position]
-    limit = _LIMITS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    limit = _limit(node)
     if limit is None or not node.input:
         return ""
     extremes = facts.extremes(scope, node.input[0])

@@ -1,112 +1,41 @@
 """Where a node stands in the graph: what it leads to and what it comes from.
 
 Everything is found by walks over elementwise and shape ops only, so a position never reaches past a GEMM, a
-convolution or a normalization; each walk visits a node once, so all of them are linear in the graph.
+convolution or a normalization; they go into bodies and functions and out of them, and visit a value once, so all of
+them are linear in the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
+from typing import TypeAlias
 
 from onnx import NodeProto, TensorProto
 
-from precision_planner.model import FLOAT_TYPES, Scope, TypeTable
-
-__all__ = ["ELEMENTWISE", "SURROUNDINGS", "find_surroundings", "walk_up"]
-
-ELEMENTWISE = frozenset(
-    [
-        "Abs",
-        "Add",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Cos",
-        "CumSum",
-        "Div",
-        "Equal",
-        "Exp",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "And",
-        "Or",
-        "Pad",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "Reshape",
-        "Round",
-        "ScatterND",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Slice",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-        "Cast",
-        "CastLike",
-        "ConstantOfShape",
-        "EyeLike",
-        "ReduceMax",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-    ]
+from precision_planner.model import FLOAT_TYPES, GraphIndex, Scope, TypeTable
+from precision_planner.model.flow import Flow
+from precision_planner.operators import (
+    ALONE,
+    PRODUCTS,
+    Product,
+    Slots,
+    computes_with,
+    hands_mask_on,
+    is_arithmetic,
+    is_conversion,
+    is_product,
+    moves_values,
+    named,
+    row_of,
+    slots_of,
 )
-"""Ops that a walk passes: arithmetic value by value, and moving values about."""
+from precision_planner.operators.row import Operator
 
-_MOVES = frozenset(
-    [
-        "Cast",
-        "CastLike",
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Identity",
-        "Reshape",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Where",
-        "Max",
-        "Min",
-        "Clip",
-        "Pad",
-        "ScatterND",
-        "Trilu",
-        "Tile",
-        "ConstantOfShape",
-    ]
-)
-"""Ops that attention scores pass on their way to a softmax."""
+__all__ = ["SURROUNDINGS", "Place", "find_surroundings", "walk_up"]
+
+Place: TypeAlias = tuple[Scope, int]
+"""A node: its graph and its position in it."""
 
 SURROUNDINGS = {
     "feeds_softmax": "its output reaches a Softmax through adds, scales, masks and shape ops alone",
@@ -119,207 +48,185 @@ SURROUNDINGS = {
 }
 """Name -> meaning."""
 
-_INDEX_INPUTS = {
-    "Gather": (1,), "GatherElements": (1,), "GatherND": (1,), "ScatterElements": (1,), "ScatterND": (1,),
-    "Scatter": (1,), "OneHot": (0, 1), "Slice": (1, 2, 3, 4), "Reshape": (1,), "Expand": (1,), "Tile": (1,),
-    "Pad": (1,), "TopK": (1,), "Range": (0, 1, 2), "ConstantOfShape": (0,), "Squeeze": (1,), "Unsqueeze": (1,),
-    "Split": (1,), "Resize": (3,), "CumSum": (1,), "Trilu": (1,), "Loop": (0,), "RoiAlign": (2,),
-}  # fmt: skip
-"""Op type -> the inputs that are indices, shapes or bounds."""
-_COORDINATE_INPUTS = {"GridSample": (1,), "RoiAlign": (1,), "Resize": (1, 2), "Upsample": (1,), "MaxRoiPool": (1,)}
 _SHAPE_CONSTANT = 16
 """Elements that a constant of shape arithmetic has at most: no tensor has more axes than that."""
-_FLOAT_INTEGER_OPS = frozenset({"ArgMax", "ArgMin", "NonZero", "TopK", "NonMaxSuppression", "Shape", "Size"})
+_DENOMINATOR_STEPS = 16
+_MATRIX: frozenset[Product] = frozenset({"matmul", "einsum"})
+
+_Key: TypeAlias = tuple[tuple[str, ...], int]
 
 
 def walk_up(
-    scope: Scope, starts: Iterable[str], enter: Callable[[NodeProto], bool], *, limit: int | None = None
-) -> list[int]:
-    """The nodes that values come from, as far as `enter` allows; ascending positions.
+    flow: Flow,
+    starts: Iterable[tuple[Scope, str]],
+    enter: Callable[[NodeProto], bool],
+    *,
+    until: Callable[[Scope, str], bool] | None = None,
+    limit: int | None = None,
+) -> list[Place]:
+    """The nodes that values come from, as far as `enter` allows.
 
     Args:
-      scope: the graph.
-      starts: values.
-      enter: whether a node belongs to the walk (and its inputs are followed).
-      limit: how many nodes at most; None for all.
+      flow: of the model.
+      starts: (graph, value).
+      enter: whether a node belongs to the walk (and what it computes with is followed).
+      until: (graph, value) behind which the walk does not go; the node that makes it does not belong to it.
+      limit: how many values are looked at, at most; None for all.
     """
-    found: set[int] = set()
-    waiting = list(starts)
-    while waiting and (limit is None or len(found) < limit):
-        position = scope.producer(waiting.pop())
-        if position is None or position in found:
-            continue
-        node = scope.nodes[position]
-        if enter(node):
-            found.add(position)
-            waiting.extend(name for name in node.input if name)
-    return sorted(found)
+
+    def through(node: NodeProto, slot: int) -> bool:
+        moves = row_of(node).moves
+        return enter(node) and (not moves or row_of(node).pointwise or slot in moves)
+
+    return [
+        (at.scope, at.position)
+        for at, _ in flow.trace(starts, through, until=until, limit=limit)
+        if at.node is not None and enter(at.node) and not (until is not None and until(at.scope, at.value))
+    ]
 
 
 def find_surroundings(
-    scope: Scope, types: TypeTable, number: Callable[[str], float | None]
-) -> dict[int, frozenset[str]]:
-    """Every node's positions.
+    index: GraphIndex, flow: Flow, types: TypeTable, number: Callable[[Scope, str], float | None]
+) -> Mapping[_Key, frozenset[str]]:
+    """Every node's surroundings.
 
     Args:
-      scope: the graph.
+      index: of the model.
+      flow: of the model.
       types: the model's types; a node whose output type is unknown counts as float.
       number: the value of a constant of one element, None for everything else.
 
     Returns:
-      Node position -> names of `SURROUNDINGS`; nodes without any are left out.
+      (scope path, node position) -> names of `SURROUNDINGS`; nodes without any are left out.
     """
     floats = {
-        position
-        for position, node in enumerate(scope.nodes)
+        (scope.path, position)
+        for scope, position, node in index.nodes()
         if any(name and types.of(scope, name).elem_type in (0, *FLOAT_TYPES) for name in node.output[:1])
     }
+    angles = _keys(walk_up(flow, _inputs_at(index, lambda row: row.angles), _is_angle_arithmetic)) & floats
+    coordinates = walk_up(flow, _inputs_at(index, lambda row: row.coordinates), _is_any_arithmetic)
     sets = {
-        "feeds_softmax": _feeding(scope, _softmax_inputs(scope), _MOVES | {"MatMul", "Gemm", "Einsum"}),
-        "index_arithmetic": _index_arithmetic(scope, types) & floats,
-        "shape_arithmetic": _from_shapes(scope, types) & floats,
-        "coordinates": set(walk_up(scope, _inputs_at(scope, _COORDINATE_INPUTS), _is_arithmetic)) & floats,
-        "angles": set(walk_up(scope, _angle_inputs(scope), _is_angle_arithmetic)) & floats,
-        "reads_denominator": _denominators(scope, number),
+        "feeds_softmax": _feeding(flow, index),
+        "index_arithmetic": _index_arithmetic(flow, index, types) & floats,
+        "shape_arithmetic": _from_shapes(index, types) & floats,
+        "coordinates": _keys(coordinates) & floats,
+        "angles": angles,
+        "trigonometry": angles | {(scope.path, at) for scope, at, node in index.nodes() if row_of(node).angles},
+        "reads_denominator": _denominators(flow, index, number),
     }
-    sets["trigonometry"] = sets["angles"] | {
-        position for position, node in enumerate(scope.nodes) if node.op_type in ("Sin", "Cos")
-    }
-    found: dict[int, set[str]] = {}
-    for name, positions in sets.items():
-        for position in positions:
-            found.setdefault(position, set()).add(name)
-    return {position: frozenset(names) for position, names in found.items()}
+    found: dict[_Key, set[str]] = {}
+    for name, keys in sets.items():
+        for key in keys:
+            found.setdefault(key, set()).add(name)
+    return {key: frozenset(names) for key, names in found.items()}
 
 
-def _is_arithmetic(node: NodeProto) -> bool:
-    return node.op_type in ELEMENTWISE and node.domain in ("", "ai.onnx")
+def _keys(places: Iterable[Place]) -> set[_Key]:
+    return {(scope.path, position) for scope, position in places}
+
+
+def _is_any_arithmetic(node: NodeProto) -> bool:
+    return is_arithmetic(node, activations=True)
 
 
 def _is_angle_arithmetic(node: NodeProto) -> bool:
-    return _is_arithmetic(node) or node.op_type in ("MatMul", "Einsum", "Gemm")
+    return _is_any_arithmetic(node) or is_product(node, _MATRIX)
 
 
-def _inputs_at(scope: Scope, slots: dict[str, tuple[int, ...]]) -> list[str]:
-    return [
-        node.input[slot]
-        for node in scope.nodes
-        for slot in slots.get(node.op_type, ())
-        if slot < len(node.input) and node.input[slot]
-    ]
+def _inputs_at(index: GraphIndex, column: Callable[[Operator], Slots]) -> Iterator[tuple[Scope, str]]:
+    for scope, _, node in index.nodes():
+        for _, value in slots_of(node, column(row_of(node))):
+            yield scope, value
 
 
-def _softmax_inputs(scope: Scope) -> list[str]:
-    return [node.input[0] for node in scope.nodes if node.op_type in ("Softmax", "LogSoftmax")]
+def _feeding(flow: Flow, index: GraphIndex) -> set[_Key]:
+    """Nodes that lead to a softmax's scores or mask; a walk ends at a product, which still belongs to it."""
+
+    def sinks(row: Operator) -> Slots:
+        return row.masks if row.product else row.scores
+
+    return {
+        (at.scope.path, at.position)
+        for at, passes in flow.trace(_inputs_at(index, sinks), hands_mask_on)
+        if at.node is not None and (passes or row_of(at.node).generates or is_product(at.node, PRODUCTS))
+    }
 
 
-def _angle_inputs(scope: Scope) -> list[str]:
-    return [node.input[0] for node in scope.nodes if node.op_type in ("Sin", "Cos")]
-
-
-def _feeding(scope: Scope, starts: list[str], through: frozenset[str]) -> set[int]:
-    """Nodes of `through` that lead to the starts; a walk ends at a GEMM, which still belongs to it."""
-    found: set[int] = set()
-    waiting = list(starts)
-    while waiting:
-        position = scope.producer(waiting.pop())
-        if position is None or position in found:
-            continue
-        node = scope.nodes[position]
-        if node.op_type in through:
-            found.add(position)
-            if node.op_type in _MOVES:
-                waiting.extend(name for name in node.input if name)
-    return found
-
-
-def _index_arithmetic(scope: Scope, types: TypeTable) -> set[int]:
+def _index_arithmetic(flow: Flow, index: GraphIndex, types: TypeTable) -> set[_Key]:
     """Elementwise float nodes between a cast to an integer that is used as an index and where they come from."""
-    integer_walk = walk_up(
-        scope,
-        _inputs_at(scope, _INDEX_INPUTS),
-        lambda node: node.op_type not in _FLOAT_INTEGER_OPS and _is_arithmetic(node) and not _casts_float(node),
-    )
-    casts: list[str] = []
-    reached = set(_inputs_at(scope, _INDEX_INPUTS))
-    for position in integer_walk:
-        reached.update(scope.nodes[position].input)
-    for value in reached:
-        node = scope.producer_node(value)
-        if node is not None and node.op_type == "Cast" and _casts_to_integer(node):
-            source = node.input[0]
-            if types.of(scope, source).elem_type in (0, *FLOAT_TYPES):
-                casts.append(source)
-    return set(walk_up(scope, casts, lambda node: _is_arithmetic(node) and node.op_type not in _INDEX_READERS))
+    starts = [
+        *_inputs_at(index, lambda row: row.indices),
+        *_inputs_at(index, lambda row: row.shapes),
+    ]  # fmt: skip
+    casts = [
+        (at.scope, at.node.input[0])
+        for at, _ in flow.trace(starts, lambda node, slot: computes_with(node, slot) and not _casts_to_integer(node))
+        if at.node is not None
+        and _casts_to_integer(at.node)
+        and types.of(at.scope, at.node.input[0]).elem_type in (0, *FLOAT_TYPES)
+    ]
+    return _keys(walk_up(flow, casts, _is_counting))
 
 
-_INDEX_READERS = frozenset({"Gather", "Sigmoid", "Tanh", "Where"})
-"""Where float index arithmetic ends: a network's own predictions lie behind these."""
+def _is_counting(node: NodeProto) -> bool:
+    """Float index arithmetic: it ends at lookups, choices and activations, behind which are a network's predictions."""
+    return is_arithmetic(node) and row_of(node).movement != "lookup" and node.op_type != "Where"
 
 
 def _casts_to_integer(node: NodeProto) -> bool:
-    to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
-    return to in (
+    to = named(node, "to") if is_conversion(node) else None
+    return to is not None and to.i in (
         TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8,
         TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
     )  # fmt: skip
 
 
-def _casts_float(node: NodeProto) -> bool:
-    return node.op_type == "Cast" and _casts_to_integer(node)
-
-
-def _from_shapes(scope: Scope, types: TypeTable) -> set[int]:
+def _from_shapes(index: GraphIndex, types: TypeTable) -> set[_Key]:
     """Nodes all of whose inputs come from Shape, Size or small constants, the first or another from Shape or Size.
 
     A lookup in a table by a number that comes from a shape (position embeddings) is no arithmetic on shapes.
     """
-    derived: set[str] = set()
-    constant = {name for name, tensor in scope.initializers.items() if prod(tensor.dims) <= _SHAPE_CONSTANT}
-    found: set[int] = set()
-    for position, node in enumerate(scope.nodes):
-        if node.op_type in ("Shape", "Size"):
-            derived.update(node.output)
-        elif node.op_type == "Constant":
-            shape = types.of(scope, node.output[0]).shape or ()
-            if prod(dim for dim in shape if isinstance(dim, int)) <= _SHAPE_CONSTANT:
-                constant.update(node.output)
-        elif _is_arithmetic(node) and node.op_type not in ("ConstantOfShape", "Range", "Expand", "EyeLike"):
-            inputs = [name for name in node.input if name]
-            if node.op_type == "Gather" and inputs[0] not in derived:
-                continue
-            if any(name in derived for name in inputs) and all(name in derived or name in constant for name in inputs):
+    found: set[_Key] = set()
+    for scope in index.scopes:
+        derived: set[str] = set()
+        constant = {name for name, tensor in scope.initializers.items() if prod(tensor.dims) <= _SHAPE_CONSTANT}
+        for position, node in enumerate(scope.nodes):
+            if row_of(node).blind and not row_of(node).generates:
                 derived.update(node.output)
-                found.add(position)
+            elif node.op_type == "Constant":
+                shape = types.of(scope, node.output[0]).shape or ()
+                if prod(dim for dim in shape if isinstance(dim, int)) <= _SHAPE_CONSTANT:
+                    constant.update(node.output)
+            elif _is_any_arithmetic(node) and not _makes_tensors(node):
+                inputs = [name for name in node.input if name]
+                if row_of(node).movement == "lookup" and inputs[0] not in derived:
+                    continue
+                if any(name in derived for name in inputs) and all(n in derived or n in constant for n in inputs):
+                    derived.update(node.output)
+                    found.add((scope.path, position))
     return found
 
 
-def _denominators(scope: Scope, number: Callable[[str], float | None]) -> set[int]:
-    found: set[int] = set()
-    for node in scope.nodes:
-        value = ""
-        if node.op_type == "Div" and len(node.input) > 1:
-            value = node.input[1]
-        elif node.op_type in ("Sqrt", "Log", "Reciprocal") or (
-            node.op_type == "Pow" and (number(node.input[1]) or 0.0) < 0
-        ):
-            value = node.input[0]
-        for position in walk_up(scope, [value] if value else [], _keeps_zero, limit=16):
-            found.add(position)
+def _makes_tensors(node: NodeProto) -> bool:
+    """Whether a shape makes a tensor of that shape here: no arithmetic on it any more."""
+    row = row_of(node)
+    return row.generates or row.movement == "repeat" or node.op_type == "Range"
+
+
+def _denominators(flow: Flow, index: GraphIndex, number: Callable[[Scope, str], float | None]) -> set[_Key]:
+    starts = list(_inputs_at(index, lambda row: row.denominators))
+    starts += [
+        (scope, node.input[0])
+        for scope, _, node in index.nodes()
+        if node.op_type == "Pow" and (number(scope, node.input[1]) or 0.0) < 0
+    ]
+    found: set[_Key] = set()
+    for start in starts:
+        found |= _keys(walk_up(flow, [start], _keeps_zero, limit=_DENOMINATOR_STEPS))
     return found
 
 
 def _keeps_zero(node: NodeProto) -> bool:
-    """Ops behind which a zero stays one (and the Add or Max that would mend it)."""
-    return node.op_type in (
-        "Identity",
-        "Cast",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Expand",
-        "Sqrt",
-        "Add",
-        "Max",
-        "Clip",
-    )
+    """Whether a zero stays one behind a node that moves it or takes its root; or the Add or Max that would mend it."""
+    return moves_values(node, ALONE) or bool(row_of(node).lifts) or node.op_type == "Sqrt"
