@@ -19,6 +19,7 @@ from precision_planner.serving.source import (
     baseline_of,
     check_runnable,
     choose_platform,
+    engine_interface,
     files_of,
     find_file,
     largest_batch,
@@ -167,7 +168,7 @@ def write_repository(
     if options.baseline is not None:
         base_platform, base_interface = baseline_of(options.baseline, source)
         if base_platform == "tensorrt_plan" and platform == "tensorrt_plan":
-            base_interface = _engine_interface(source, base_interface)
+            base_interface = engine_interface(source, base_interface)
         base = replace(
             serving,
             name=f"{serving.name}_baseline",
@@ -205,14 +206,10 @@ def write_repository(
     return found
 
 
-def _engine_interface(source: PlanFolder, interface: Any) -> Any:
-    return interface.with_int32() if source.plan.target == "tensorrt-8.6" else interface
-
-
 def _serving(source: PlanFolder, platform: str, options: ServingOptions, warnings: list[str]) -> Serving:
     interface = source.interface
     if platform == "tensorrt_plan":
-        interface = _engine_interface(source, interface)
+        interface = engine_interface(source, interface)
         if interface != source.interface:
             warnings.append("the engine takes INT32 where the model has INT64: clients must send INT32")
     largest = largest_batch(source)

@@ -17,6 +17,7 @@ from precision_planner.model.types import from_type_proto
 from precision_planner.plans import PrecisionPlan
 from precision_planner.serving.config import PLATFORMS
 from precision_planner.serving.tensors import Interface, read_interface
+from precision_planner.targets import get_target
 
 ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
 
@@ -63,10 +64,10 @@ def choose_platform(plan: PrecisionPlan, asked: str | None) -> str:
       TargetError: the target's engines are loaded by no backend of Triton's, or the platform asked for cannot run
         the model.
     """
-    runtime = "onnxruntime" if plan.target == "onnxruntime" else plan.target
-    natural = {"onnxruntime": "onnxruntime_onnx"}.get(runtime, "tensorrt_plan")
+    runtime = get_target(plan.target).runtime
+    natural = "onnxruntime_onnx" if runtime == "onnxruntime" else "tensorrt_plan"
     chosen = asked or natural
-    if chosen == "tensorrt_plan" and plan.target == "tensorrt-rtx":
+    if chosen == "tensorrt_plan" and runtime == "tensorrt_rtx":
         raise TargetError(
             "Triton's TensorRT backend does not load engines of TensorRT-RTX; serve the graph with "
             "--platform onnxruntime_onnx, or plan again with --target tensorrt-11"
@@ -137,6 +138,11 @@ def largest_batch(source: PlanFolder) -> int:
 def usual_batch(source: PlanFolder) -> int:
     """The batch that the engine is tuned for, 0 where no profile says it."""
     return min((profile.opt[0] for profile in source.plan.profiles.values() if profile.opt), default=0)
+
+
+def engine_interface(source: PlanFolder, interface: Interface) -> Interface:
+    """What the plan's engine takes and gives: before TensorRT 10, INT32 where the model has INT64."""
+    return interface if get_target(source.plan.target).at_least(10) else interface.with_int32()
 
 
 def baseline_of(path: Path, plan: PlanFolder) -> tuple[str, Interface]:
