@@ -325,3 +325,64 @@ def cases() -> Iterator[Case]:
             [ca(), node("Max", ["a", "z"], ["az"]), onnx.helper.make_node(op.op_type, ["az", "W"], ["m"], **{a.name: onnx.helper.get_attribute_value(a) for a in op.attribute}), out],
             shapes, kind, ins=(ins,), outs=(outs,), W=w, z=lo,
         )  # fmt: skip
+
+
+def weak_cases() -> Iterator[Case]:
+    """Weakly typed: half Relu -> FP32 product -> half Relu, obeyed, alone and with what may keep its FP32 weights."""
+    w = _weights()
+    forms: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray]]] = {
+        "MatMul": ([node("MatMul", ["a", "W"], ["product_m"])], {}),
+        "MatMul, Add bias": (
+            [node("MatMul", ["a", "W"], ["product_n"]), node("Add", ["product_n", "b"], ["product_m"])],
+            {"b": w["b"]},
+        ),
+        "Add scalar zero before, MatMul": (
+            [node("Add", ["a", "z"], ["product_z"]), node("MatMul", ["product_z", "W"], ["product_m"])],
+            {"z": np.float32(0)},
+        ),
+        "MatMul, Add scalar zero": (
+            [node("MatMul", ["a", "W"], ["product_n"]), node("Add", ["product_n", "z"], ["product_m"])],
+            {"z": np.float32(0)},
+        ),
+        "Gemm with bias": ([node("Gemm", ["a", "W", "b"], ["product_m"])], {"b": w["b"]}),
+        "Add scalar zero before, Gemm with bias": (
+            [node("Add", ["a", "z"], ["product_z"]), node("Gemm", ["product_z", "W", "b"], ["product_m"])],
+            {"z": np.float32(0), "b": w["b"]},
+        ),
+    }
+
+    def held(network: Any, trt: Any) -> list[str]:
+        said = []
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            skip = (trt.LayerType.CONSTANT, trt.LayerType.SHAPE, trt.LayerType.CAST, trt.LayerType.SHUFFLE)
+            if layer.type in skip or layer.get_output(0).dtype != trt.float32:
+                continue
+            kind = trt.float32 if "product" in layer.name else trt.float16
+            layer.precision = kind
+            layer.set_output_type(0, kind)
+            said.append(f"{layer.name}: {kind}")
+        return said
+
+    for name, (nodes, extra) in forms.items():
+
+        def build(nodes: list[onnx.NodeProto] = nodes, extra: dict[str, np.ndarray] = extra) -> onnx.ModelProto:
+            body = [
+                node("Relu", ["x"], ["a"]),
+                *(onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes),
+                node("Relu", ["product_m"], ["o"], name="last"),
+            ]
+            return model(body, [value("x", F, [M, K])], [value("o", F, [M, N])], W=w["W"], **extra)
+
+        refs = {k: v for k, v in {"W": w["W"], **extra}.items() if k in ("W", "b")}
+        yield Case(
+            "weak_islands",
+            name,
+            build,
+            _runs({"x": (M, K)}, 1),
+            _torch("relu positive", **refs),
+            _measure(1),
+            strong=False,
+            flags=("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+            constrain=held,
+        )

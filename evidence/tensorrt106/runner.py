@@ -14,6 +14,7 @@ from evidence.tensorrt106.harness import Case, Machine, perform
 def all_cases() -> Iterator[Case]:
     """Every case, the ones that matter most first."""
     yield from islands.cases()
+    yield from islands.weak_cases()
     yield from products.spellings()
     yield from attention.cases()
     yield from products.weak()
