@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,14 @@ from precision_planner.typing import Decision, Precision
 __all__ = ["convert_float_to_float16", "convert_to_mixed_precision"]
 
 FLOAT16_MAX = 65504.0
+
+_AUTOCAST = frozenset(
+    {
+        "custom_rule", "init_conversion_max_bytes", "max_depth_of_reduction", "opset", "providers", "trt_plugins",
+        "trt_plugins_precision", "use_standalone_type_inference",
+    }
+)  # fmt: skip
+"""Arguments of ModelOpt's function that have no meaning here."""
 
 
 def convert_to_mixed_precision(
@@ -53,10 +62,11 @@ def convert_to_mixed_precision(
       data_max: nodes that read or make a larger magnitude on `calibration_data` stay in FP32. Without data nothing is
         measured: random inputs say nothing about a trained model.
       init_max: nodes with a constant of a larger finite magnitude stay in FP32. At its default, float16's maximum,
-        such constants are repaired instead.
+        masks become finite instead, and a bound that is out of range anyway is no reason.
       keep_io_types: the interface keeps its types.
       calibration_data: a .npz, a Polygraphy JSON file, or a dict of arrays.
-      ignored: options of AutoCast that have no meaning here (`providers`, `trt_plugins`, ...).
+      ignored: options of AutoCast that have no meaning here (`providers`, `trt_plugins`, ...) and any other: each is
+        warned of.
 
     Raises:
       ConversionError: the type is unknown, an expression cannot be read, or nothing can be converted.
@@ -69,9 +79,10 @@ def convert_to_mixed_precision(
     index = GraphIndex(model.proto)
     forced = _named(index, _expressions(nodes_to_include), set(op_types_to_include or ()))
     kept = {
-        node: Decision("fp32", "excluded by name or operator")
+        node: Decision("fp32", "excluded by name or operator", keep_as="island")
         for node in _named(index, _expressions(nodes_to_exclude), set(op_types_to_exclude or ()))
     }
+    _warn_of(ignored)
     if init_max is not None and init_max < FLOAT16_MAX:
         kept.update(_large_constants(model, index, init_max, forced))
     if data_max is not None and calibration_data is not None:
@@ -116,7 +127,7 @@ def convert_float_to_float16(
     index = GraphIndex(loaded.proto)
     blocked, names = set(op_block_list or ()), set(node_block_list or ())
     decisions = {
-        index.node_id(scope, position): Decision("fp32", "in the block list")
+        index.node_id(scope, position): Decision("fp32", "in the block list", keep_as="island")
         for scope, position, node in index.nodes()
         if node.op_type in blocked or (node.name in names and node.name) or display_name(node) in names
     }
@@ -127,6 +138,15 @@ def convert_float_to_float16(
         low = [info.name for info in (*graph.input, *graph.output) if info.name not in keep]
         io_types = "low=" + ",".join(low) if low else "keep"
     return rewrite(loaded, precision="fp16", fuse=(), decisions=decisions, io_types=io_types, verify=False).model
+
+
+def _warn_of(ignored: Mapping[str, Any]) -> None:
+    """Say which arguments do nothing: a misspelled nodes_to_exclude must not pass in silence."""
+    for name, value in ignored.items():
+        if name in _AUTOCAST and not value:
+            continue
+        why = "is AutoCast's and has no effect here" if name in _AUTOCAST else "is unknown and has no effect"
+        warnings.warn(f"convert_to_mixed_precision: the argument {name} {why}", UserWarning, stacklevel=3)
 
 
 def _expressions(patterns: Iterable[str] | None) -> list[re.Pattern[str]]:

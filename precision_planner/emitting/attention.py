@@ -113,7 +113,7 @@ def _costs(
 def _build(
     wide: Model, plan: PrecisionPlan, decisions: Mapping[NodeId, Decision], profiles: Mapping[str, Profile]
 ) -> RtxResult:
-    result = rewrite(wide, precision=plan.precision, fuse=(), decisions=decisions, verify=False)
+    result = rewrite(wide, precision=plan.precision, fuse=(), decisions=decisions, verify=False, safe=False)
     return rtx_build(result.typed, profiles)
 
 

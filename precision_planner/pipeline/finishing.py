@@ -141,6 +141,7 @@ def finish(
         decisions=decisions,
         inputs=data.first() if runs else None,
         verify=request.verify,
+        safe=False,
         islands=aim.target.islands if aim.target.strong else None,
         **options,
     )

@@ -61,6 +61,7 @@ class Draft:
             fuse=self.variant.fuse,
             decisions=self.choice.decisions,
             verify=False,
+            safe=False,
             **self.variant.options,
         )
 

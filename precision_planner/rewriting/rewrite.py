@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from precision_planner.errors import ConversionError, SelectorError
-from precision_planner.model import GraphIndex, Model, NodeId, Scope, infer_types
+from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.model.inputs import load_inputs
 from precision_planner.operators import RESHAPES, carries, moves_values, op_types, row_of
 from precision_planner.patterns import Match, find_patterns
@@ -22,6 +22,7 @@ from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, c
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.islands import keep_islands
 from precision_planner.rewriting.report import build_report
+from precision_planner.rewriting.safeguards import closed_norms, safeguards
 from precision_planner.rewriting.sums import promise_sums
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.rewriting.verify import summarize, verify_typed
@@ -100,6 +101,7 @@ def rewrite(
     decisions: Mapping[NodeId, Decision] | None = None,
     inputs: object = None,
     verify: bool = True,
+    safe: bool = True,
 ) -> RewriteResult:
     """Rewrite a model in a low precision.
 
@@ -123,6 +125,8 @@ def rewrite(
       decisions: for single nodes of the input model, as a plan has them; selectors win over them.
       inputs: data for the comparison of fused and original model; synthesized where None.
       verify: compare the fused model and load the typed one in onnxruntime.
+      safe: keep in FP32 what is known to break (`precision_planner.rewriting.safeguards`), and with `inputs` what
+        overflows on them; a plan, which decides that itself, leaves it out.
 
     Raises:
       ConversionError: a low precision was asked for and nothing could be converted.
@@ -147,6 +151,7 @@ def rewrite(
         given=dict(decisions or {}),
         inputs=inputs,
         verify=verify,
+        safe=safe,
     ).run()
 
 
@@ -176,6 +181,7 @@ class _Rewrite:
     given: dict[NodeId, Decision]
     inputs: object
     verify: bool
+    safe: bool
 
     def run(self) -> RewriteResult:
         started = time.perf_counter()
@@ -188,7 +194,8 @@ class _Rewrite:
         types = infer_types(self.source, index)
         kinds = self._needed_kinds()
         matches = find_patterns(self.source, index=index, types=types, kinds=kinds) if kinds else []
-        decisions = self._decisions(index, matches)
+        guards, reasons = self._safeguards(index, types)
+        decisions = guards | self._decisions(index, matches)
         before_fusion = time.perf_counter()
         fusion = self._fuse(index, matches)
         fusing = time.perf_counter() - before_fusion if self.verify else 0.0
@@ -196,18 +203,20 @@ class _Rewrite:
         assignment: TypeAssignment | None = None
         table = types
         result = ConvertResult(model)
-        reasons: list[str] = []
         if options is not None:
             decisions = _carry(decisions, fusion, index, self.keep_as)
-            model, reasons = self._raise_for_bf16(model, decisions)
+            model, unraised = self._raise_for_bf16(model, decisions)
+            reasons += unraised
             if options.low == onnx.TensorProto.BFLOAT16 and options.low_globs and 1 < model.opset < BF16_CAST_OPSET:
-                why = f" and cannot be raised: {reasons[0]}" if reasons else ""
+                why = f" and cannot be raised: {unraised[0]}" if unraised else ""
                 raise ConversionError(
                     f"a bfloat16 interface needs opset {BF16_CAST_OPSET} for its Casts, and the model has "
                     f"{model.opset}{why}; leave --io-types out, or export it anew"
                 )
             now = index if model is self.source else GraphIndex(model.proto)
             table = types if model is self.source else infer_types(model, now)
+            if self.safe and self.keep_as is None:
+                decisions = closed_norms(now, decisions)
             assignment = assign_types(model, decisions, options, index=now, types=table)
             self._check(assignment)
             result = convert(model, assignment, ConvertOptions(self.weights))  # type: ignore[arg-type]
@@ -244,6 +253,13 @@ class _Rewrite:
             return None
         precision: Precision = self.precision  # type: ignore[assignment]
         return TypingOptions(precision, self.io_types, self.keep_as, self.plugins)
+
+    def _safeguards(self, index: GraphIndex, types: TypeTable) -> tuple[dict[NodeId, Decision], list[str]]:
+        if not self.safe or self.precision == "fp32":
+            return {}, []
+        return safeguards(
+            self.source, index, types, self.precision, inputs=self.inputs, constants=self.weights == "auto"
+        )
 
     def _fuse(self, index: GraphIndex, matches: Sequence[Match]) -> FusionResult:
         if not self.kinds:
