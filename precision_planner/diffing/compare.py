@@ -41,6 +41,7 @@ from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
 from precision_planner.simulation.tf32 import Tf32
 from precision_planner.targets import Target, get_target
+from precision_planner.targets.lowering import Lowering
 
 ROWS_TO_LOOK = 4
 """Rows of each batch that are run again to find the first divergence, where the layers were not asked for."""
@@ -61,6 +62,7 @@ def compare(
     keep_sum32: Iterable[Any] = (),
     tf32: Tf32 | None = None,
     accumulation: Accumulation | None = None,
+    lowering: Iterable[Lowering] | None = None,
     layers: bool | None = None,
     provider: Provider = "cpu",
     tolerance: Mapping[str, float] | Iterable[str | Tolerance] | None = None,
@@ -90,6 +92,7 @@ def compare(
         `precision_planner.simulation.prepare`); None does as a plan's folder says, rounded as its target rounds.
       accumulation: how products that are simulated in FP16 add up, "fp32" or "fp16"; by default in FP32, for a plan's
         folder as its target's file says.
+      lowering: what a target's parser writes operators out as; by default what a plan's folder says of its target.
       layers: compare the intermediate values; None does so only where the outputs are beyond tolerance or wrong, to
         find the first divergence.
       provider: what runs models that are not simulated.
@@ -119,6 +122,9 @@ def compare(
     planned = get_target(str(cand_side.plan["target"])) if cand_side.plan else None
     if planned is not None and (cand_side.is_weak_plan or _is_typed_low(cand_side)):
         accumulation = accumulation or planned.sums
+        lowering = planned.lowering if lowering is None else lowering
+        if not cand_side.is_weak_plan and planned.chains == "fp32" and weights is None:
+            semantics, weights = "fused", "ieee"
     kept = (*keep_fp32, *keep_bf16, *keep_sum32)
     how = semantics == "fused" or weights is not None or accumulation == "fp16"
     batches = _inputs(inputs, ref_side, cand_side)
@@ -133,6 +139,7 @@ def compare(
             keep_sum32=tuple(keep_sum32),
             tf32=_planned_tf32(cand_side, planned) if tf32 is None else tf32,
             accumulation=accumulation or "fp32",
+            lowering=tuple(lowering or ()),
         )
         _check_simulated(cand_runner, simulate, bool(kept), how)
         units = cand_runner.precision if cand_runner.precision in FORMATS else "fp16"

@@ -18,6 +18,7 @@ from precision_planner.simulation import Simulation, is_typed_low, prepare
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy, prove_rounding
 from precision_planner.simulation.tf32 import Tf32
+from precision_planner.targets.lowering import Lowering
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -59,6 +60,7 @@ class Runner:
         keep_sum32: tuple[Any, ...] = (),
         tf32: Tf32 = False,
         accumulation: Accumulation = "fp32",
+        lowering: tuple[Lowering, ...] = (),
     ) -> Runner:
         """Decide how to run, and load.
 
@@ -72,6 +74,7 @@ class Runner:
           keep_sum32: products that add up in FP32 whatever `accumulation` says.
           tf32: products that stay FP32 are simulated in TF32, "nearest" (True) or "truncated".
           accumulation: of products that are simulated in FP16, "fp32" or "fp16".
+          lowering: what the target's parser writes operators out as.
         """
         if self.side.outputs is not None:
             self._saved = self.side.outputs()
@@ -79,7 +82,9 @@ class Runner:
         elif self.side.engine is not None or self._provider == "tensorrt":
             self._open_tensorrt()
         else:
-            self._open_model(simulate, semantics, weights, keep_fp32, keep_bf16, keep_sum32, tf32, accumulation)
+            self._open_model(
+                simulate, semantics, weights, keep_fp32, keep_bf16, keep_sum32, tf32, accumulation, lowering
+            )
         return self
 
     def run(self, batch: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
@@ -150,6 +155,7 @@ class Runner:
         keep_sum32: tuple[Any, ...],
         tf32: Tf32,
         accumulation: Accumulation,
+        lowering: tuple[Lowering, ...],
     ) -> None:
         model = self.side.model
         assert model is not None
@@ -170,6 +176,7 @@ class Runner:
                 weights=weights,
                 tf32=tf32,
                 accumulation=accumulation,
+                lowering=lowering,
             )
             prove_rounding()
             kinds = set(self.simulation.rounded.values())

@@ -201,6 +201,8 @@ def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool
     target, bounds, metrics = request.aim.target, request.aim.bounds, request.aim.metrics
     model, data = ground.model, ground.data
     if target.strong:
+        low = is_typed_low(result.typed)
+        held = low and target.chains == "fp32"  # its kernels hold chains of pointwise operators so
         return compare(
             model,
             result.typed,
@@ -209,7 +211,10 @@ def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool
             metrics=metrics,
             names=result.report["names"],
             tf32=tf32 and target.tf32,
-            accumulation=target.sums if is_typed_low(result.typed) else None,
+            accumulation=target.sums if low else None,
+            lowering=target.lowering,
+            semantics="fused" if held else "typed",
+            weights="ieee" if held else None,
             layers=False,
         )
     return compare(
@@ -222,6 +227,7 @@ def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool
         keep_bf16=[node.node for node in result.assignment.nodes.values() if node.compute == "bf16"],
         keep_sum32=[node.node for node in result.assignment.sums32],
         accumulation=target.sums,
+        lowering=target.lowering,
         tolerance=bounds,
         metrics=metrics,
         names=result.report["names"],

@@ -113,6 +113,8 @@ def _subject(draft: Draft, request: Request) -> _Subject:
         "inf" if draft.variant.options.get("weights") == "ieee" else "saturate",
         request.tf32[0] and aim.target.tf32,
         aim.target.sums,
+        aim.target.lowering,
+        aim.target.chains,
     )
     return _Subject(first.fused, base, setting)
 

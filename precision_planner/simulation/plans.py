@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from onnx import TensorProto
+import numpy as np
+from onnx import NodeProto, TensorProto
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
+from precision_planner.model.index import constant_value
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.operators import domain_of, is_exact, is_pointwise, is_product
 from precision_planner.simulation.accumulation import product_of
+from precision_planner.simulation.lowering import steps_of
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import (
     LOW_TYPES,
@@ -20,6 +23,7 @@ from precision_planner.simulation.schemas import (
     output_like_input,
 )
 from precision_planner.simulation.tf32 import TRUNCATION_OPSET, Tf32, check_tf32
+from precision_planner.targets.lowering import Lowering, in_half
 from precision_planner.typing.assignment import TypeAssignment
 
 
@@ -232,15 +236,59 @@ def with_accumulation(
     return replace(plan, accumulated=found)
 
 
+def with_lowering(plan: RoundingPlan, model: Model, index: GraphIndex, lowerings: Iterable[Lowering]) -> RoundingPlan:
+    """A plan in which operators that read and write 16 bits are written out as a target's parser does.
+
+    Args:
+      plan: of the model.
+      model: in FP32, without local functions.
+      index: of its proto.
+      lowerings: the target's.
+    """
+    forms = in_half(lowerings)
+    found = dict(plan.accumulated)
+    for scope, position, node in index.nodes() if forms else ():
+        lowering = forms.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        elem_type = plan.stored.get((scope.path, node.output[0])) if node.output else None
+        if lowering is None or elem_type is None or _type_read(plan, index, scope, position, 0) != elem_type:
+            continue
+        constants = dict(_constants_beside(model, index, scope, node))
+        steps = steps_of(node, lowering.form, elem_type, constants, model.opset)
+        if steps is not None:
+            found[scope.path, position] = steps
+    return replace(plan, accumulated=found)
+
+
+def _constants_beside(
+    model: Model, index: GraphIndex, scope: Scope, node: NodeProto
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The single numbers among a node's inputs but the first: its axis."""
+    for name in node.input[1:]:
+        holder = index.resolve(scope, name) if name else None
+        tensor = None if holder is None else holder.initializers.get(name)
+        maker = None if holder is None else holder.producer_node(name)
+        if tensor is not None and not tensor.dims:
+            yield name, model.array(tensor)
+        elif maker is not None and maker.op_type == "Constant":
+            value = constant_value(maker, model, 1)
+            if value is not None:
+                yield name, value
+
+
 def _reads_half(plan: RoundingPlan, index: GraphIndex, scope: Scope, position: int, slot: int) -> bool:
+    return _type_read(plan, index, scope, position, slot) == TensorProto.FLOAT16
+
+
+def _type_read(plan: RoundingPlan, index: GraphIndex, scope: Scope, position: int, slot: int) -> int | None:
+    """The 16-bit type in which a node reads an input; None for FP32."""
     inputs = scope.nodes[position].input
     if slot >= len(inputs):
-        return False
+        return None
     edge = plan.edges.get((scope.path, position, slot))
     if edge is not None:
-        return edge == TensorProto.FLOAT16
+        return edge
     holder = index.resolve(scope, inputs[slot])
-    return holder is not None and plan.stored.get((holder.path, inputs[slot])) == TensorProto.FLOAT16
+    return None if holder is None else plan.stored.get((holder.path, inputs[slot]))
 
 
 def _stays_inside(scope: Scope, value: str) -> bool:

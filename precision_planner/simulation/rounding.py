@@ -30,6 +30,7 @@ from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.accumulation import Product
 from precision_planner.simulation.chunks import write_chunks
+from precision_planner.simulation.lowering import Steps
 from precision_planner.simulation.schemas import TF32, TF32_TRUNCATED
 from precision_planner.simulation.tf32 import (
     round_to_tf32,
@@ -62,14 +63,15 @@ class RoundingPlan:
       stored: (scope, value) -> type, of every value that is stored low: those of `values`, and those that only move
         such values and need no rounding of their own.
       weights: "inf" (IEEE, what ONNX Cast does) or "saturate" (TensorRT's weak conversion of weights).
-      accumulated: (scope, node position) -> how its summation is cut, of products that add up in FP16.
+      accumulated: (scope, node position) -> how it computes inside, of nodes that round there, too: how the summation
+        of a product that adds up in FP16 is cut, or as which steps a target's parser writes an operator out.
     """
 
     values: Mapping[ValueKey, int] = field(default_factory=dict)
     edges: Mapping[EdgeKey, int] = field(default_factory=dict)
     weights: Overflow = "inf"
     stored: Mapping[ValueKey, int] = field(default_factory=dict)
-    accumulated: Mapping[NodeKey, Product] = field(default_factory=dict)
+    accumulated: Mapping[NodeKey, Product | Steps] = field(default_factory=dict)
 
 
 def apply_rounding(model: Model, plan: RoundingPlan) -> Model:
@@ -108,7 +110,7 @@ class _Writer:
                 if (value, elem_type) not in rounded:
                     rounded[value, elem_type] = self._read_low(scope, graph, value, elem_type, nodes)
                 node.input[slot] = rounded[value, elem_type]
-            product = self.plan.accumulated.get((scope.path, position))
+            inside = self.plan.accumulated.get((scope.path, position))
             casts: list[NodeProto] = []
             for slot, value in enumerate(list(node.output)):
                 elem_type = self.plan.values.get((scope.path, value)) if value else None
@@ -116,11 +118,14 @@ class _Writer:
                     wide = f"{value}__planner_wide"
                     node.output[slot] = wide
                     casts.extend(cast_pair(wide, value, elem_type))
-            if product is None:
+            if inside is None:
                 nodes.append(node)
             else:
-                # a product that adds up in FP16 has no other 16-bit type for its result
-                parts, constants = write_chunks(node, product, self.model.opset, rounded=bool(casts))
+                if isinstance(inside, Steps):
+                    parts, constants = inside.write(node, self.model.opset)
+                else:
+                    # a product that adds up in FP16 has no other 16-bit type for its result
+                    parts, constants = write_chunks(node, inside, self.model.opset, rounded=bool(casts))
                 nodes.extend(parts)
                 graph.initializer.extend(constants)
             nodes.extend(casts)

@@ -33,13 +33,14 @@ from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, l
 from precision_planner.model.session import Session
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.patterns.selecting import Selector
-from precision_planner.simulation.accumulation import Accumulation
+from precision_planner.simulation.accumulation import Accumulation, Product
 from precision_planner.simulation.plans import (
     all_low,
     element_types,
     from_assignment,
     fuse_chains,
     with_accumulation,
+    with_lowering,
     with_tf32,
 )
 from precision_planner.simulation.rounding import apply_rounding
@@ -47,6 +48,7 @@ from precision_planner.simulation.schemas import ELEMENT_TYPES
 from precision_planner.simulation.stash import expand_low_stash
 from precision_planner.simulation.tf32 import Tf32, check_tf32
 from precision_planner.simulation.typed import is_typed_low, widen
+from precision_planner.targets.lowering import Lowering
 from precision_planner.transforms.opset import raise_opset
 from precision_planner.typing.assignment import TypeAssignment
 
@@ -95,6 +97,7 @@ def prepare(
     tf32: Tf32 = False,
     accumulation: Accumulation = "fp32",
     sums32: Iterable[str | NodeId] = (),
+    lowering: Iterable[Lowering] = (),
 ) -> Simulation:
     """The FP32 model that computes what a 16-bit one would.
 
@@ -112,6 +115,7 @@ def prepare(
         rounded, "truncated" with both operands cut off where both are computed, the worst that was seen.
       accumulation: "fp32", or "fp16" for products that compute in FP16: what a weakly typed builder may choose.
       sums32: products that add up in FP32 all the same, named as in `keep_fp32`; an assignment names its own.
+      lowering: what a target's parser writes operators out as (`Target.lowering`).
 
     Raises:
       ConversionError: unknown precision, semantics, accumulation or tf32, or an assignment for a typed model.
@@ -164,8 +168,10 @@ def prepare(
         promised = Selector(wide, index).select(*_each(sums32))
         promised.update(() if assignment is None else (typing.node for typing in assignment.sums32))
         plan = with_accumulation(plan, wide, index, sums32=promised)
+    plan = with_lowering(plan, wide, GraphIndex(wide.proto), lowering)
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
-    description += f", {semantics} semantics, {stored}" + (", FP16 accumulation" if plan.accumulated else "")
+    description += f", {semantics} semantics, {stored}"
+    description += ", FP16 accumulation" if any(isinstance(how, Product) for how in plan.accumulated.values()) else ""
     return Simulation(
         apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description, kept
     )

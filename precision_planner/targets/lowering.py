@@ -11,7 +11,6 @@ Form = Literal[
     "squares",
     "sum_log",
     "exp_sum_log",
-    "max_shifted",
     "lp_normalization",
     "powers_root",
     "softmax_log",
@@ -23,7 +22,6 @@ Form = Literal[
 - ``squares``: x * x, their sum (ReduceSumSquare)
 - ``sum_log``: the sum, its logarithm (ReduceLogSum)
 - ``exp_sum_log``: exp(x), their sum, its logarithm (ReduceLogSumExp)
-- ``max_shifted``: the same of x - max(x), the maximum added back
 - ``lp_normalization``: x over the root of the sum of x * x, or over the sum of |x|; a norm of 0 counts as 1
 - ``powers_root``: |x|^p, their sum, to the 1/p (GlobalLpPool)
 - ``softmax_log``: the softmax, its logarithm (LogSoftmax)

@@ -22,12 +22,14 @@ from precision_planner.simulation.plans import (
     from_assignment,
     fuse_chains,
     with_accumulation,
+    with_lowering,
     with_tf32,
 )
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan
 from precision_planner.simulation.schemas import ELEMENT_TYPES, TF32_TRUNCATED
 from precision_planner.simulation.tf32 import Tf32
 from precision_planner.simulation.variants import BlockRunner, Outputs
+from precision_planner.targets.lowering import Lowering
 from precision_planner.typing import Decision, TypeAssignment, TypingOptions, assign_types
 
 __all__ = ["Batches", "Candidate", "Decisions", "Evaluator", "Question", "Setting"]
@@ -78,6 +80,8 @@ class Setting:
         they never do.
       weights: what the conversion makes of weights that the type cannot hold: "saturate" or "inf".
       accumulation: how products in FP16 add up: "fp32" or "fp16".
+      lowering: what the target's parser writes operators out as.
+      chains: what the target's kernels hold chains of pointwise operators in; weak typing's are held in FP32 anyway.
     """
 
     options: TypingOptions
@@ -87,6 +91,8 @@ class Setting:
     weights: Overflow = "saturate"
     tf32: Tf32 = False
     accumulation: Accumulation = "fp32"
+    lowering: tuple[Lowering, ...] = ()
+    chains: Literal["fp16", "fp32"] = "fp16"
 
 
 class Evaluator:
@@ -162,7 +168,8 @@ class Evaluator:
         if self.setting.accumulation == "fp16":
             sums32 = [typing.node for typing in assignment.sums32]
             plan = with_accumulation(plan, self.runner.model, index, self.types, sums32)
-        return plan if strong else fuse_chains(plan, index)
+        plan = with_lowering(plan, self.runner.model, index, self.setting.lowering)
+        return plan if strong and self.setting.chains == "fp16" else fuse_chains(plan, index)
 
     def _tensors_only(self, plan: RoundingPlan) -> RoundingPlan:
         """Without the sequences and optionals, whose element type the assignment knows: only tensors are rounded."""

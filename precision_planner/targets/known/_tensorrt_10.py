@@ -19,7 +19,7 @@ _MEASURED = "10.6 on an H200, half, strongly typed"
 
 LOWERING = (
     Lowering("ReduceL2", "squares_root", "fp32", f"{_MEASURED}: 6,228 from squares past 65504; half in 10.0 and 10.1"),
-    Lowering("ReduceSumSquare", "squares", "low", _IMPORTERS),
+    Lowering("ReduceSumSquare", "squares", "fp32", f"{_MEASURED}: one Reduce kernel, as ReduceL2's"),
     Lowering("ReduceLogSum", "sum_log", "low", _IMPORTERS),
     Lowering(
         "ReduceLogSumExp", "exp_sum_log", "low", f"{_MEASURED}: inf at 200, in FP32 too; 10.16: NVIDIA/TensorRT#4772"
