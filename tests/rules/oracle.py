@@ -103,6 +103,10 @@ def _evaluate(node: onnx.NodeProto, feeds: Arrays, opsets: Mapping[str, int]) ->
     """One node in float64 (a Cast between floats changes nothing: types are what is studied)."""
     if node.op_type == "Cast" and _target(node) in (1, 10, 11, 16):
         return [feeds[node.input[0]].astype(np.float64)]
+    if node.op_type == "GlobalLpPool":
+        p = next((a.i for a in node.attribute if a.name == "p"), 2)
+        x = np.abs(feeds[node.input[0]].astype(np.float64)) ** p
+        return [x.sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / p)]
     if node.op_type == "LayerNormalization":
         return [_layer_normalization(node, feeds)]
     if node.op_type == "BatchNormalization":

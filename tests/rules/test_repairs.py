@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precision_planner.model import GraphIndex, Model, NodeId
+from precision_planner.model.session import Session
 from precision_planner.transforms.repairs import REPAIRS, RepairRequest, apply_repairs
 from tests.rules import oracle
 
@@ -49,6 +50,9 @@ REFUSED = [
     ("stable_softplus", "g(float[2] x) "
      "=> (float[2] y) <float s = {2}> { e = Exp(x) a = Add(e, s) y = Log(a) }", ("e",), "",
      "is not + 1"),
+    ("shift_logsumexp", "g (float[4] x) => (float y) { y = ReduceLogSumExp<keepdims=0>(x) }", ("y",), "",
+     "a scalar over all axes"),
+    ("shift_logsumexp", "g (double[4] x) => (double[1] y) { y = ReduceLogSumExp(x) }", ("y",), "", "of doubles"),
     ("divide_first", "g (float[4] x) "
      "=> (float y) <float s = {4}> { r = ReduceSum<keepdims=0>(x) y = Div(s, r) }", ("r",), "",
      "not a division of it"),
@@ -126,6 +130,33 @@ def test_rescaling_a_weight_is_exact_in_float32(exponent, seed):
     assert 2.0**-6 <= np.abs(scaled).max() < 2.0**-5
     inputs = {"x": rng.normal(size=(2, 8)).astype(np.float32)}
     np.testing.assert_array_equal(oracle.run(model, inputs)["y"], oracle.run(result.model, inputs)["y"])
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+def test_a_log_sum_exp_is_shifted_by_its_maximum(opset, keepdims):
+    """float64 by hand, also where exp(x) overflows float32; rows of -inf, and rows that hold inf."""
+    given = f"<axes=[1], keepdims={keepdims}>(x)" if opset < 18 else f"<keepdims={keepdims}>(x, last)"
+    model = parse(
+        f"g (float[5,8] x) => (float[5{',1' if keepdims else ''}] y) <int64[1] last = {{1}}> "
+        f"{{ y = ReduceLogSumExp{given} }}",
+        opset,
+    )
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    x[1] += 200
+    x[2] -= 200
+    x[3] = -np.inf
+    x[4, 2] = np.inf
+    shifted = apply(model, "shift_logsumexp", ("y",)).model
+    assert "ReduceLogSumExp" not in ops(shifted)
+    onnx.checker.check_model(shifted.to_proto(), full_check=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        top = x.max(1, keepdims=True).astype(np.float64)
+        shift = np.where(np.isinf(top), 0, top)
+        right = np.log(np.exp(x - shift).sum(1, keepdims=True)) + shift
+    with Session(shifted) as session:
+        got = session.run({"x": x})["y"]
+    np.testing.assert_allclose(got, right if keepdims else right[:, 0], rtol=3e-7)
 
 
 @pytest.mark.parametrize("opset", [11, 13, 18])

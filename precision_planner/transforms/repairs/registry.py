@@ -21,6 +21,7 @@ from precision_planner.transforms.repairs import (
     rescale_stream,
     rescale_weight,
     scale_first,
+    shift_logsumexp,
     stable_softplus,
 )
 from precision_planner.transforms.repairs.edit import Edit, Site, apply_edit, touched
@@ -92,6 +93,13 @@ REPAIRS: dict[str, Repair] = {
             "Write softplus as max(x, 0) + log(1 + exp(-|x|)).",
             "within rounding; finite where exp(x) overflows float32 too",
             stable_softplus.plan,
+        ),
+        Repair(
+            "shift_logsumexp",
+            "reorder",
+            "Write ReduceLogSumExp as log(sum(exp(x - max))) + max.",
+            "within rounding; finite where exp(x) overflows",
+            shift_logsumexp.plan,
         ),
         Repair(
             "divide_first",
