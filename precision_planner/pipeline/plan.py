@@ -13,7 +13,7 @@ from precision_planner.pipeline.finishing import Finished, PlannedModel, finish
 from precision_planner.pipeline.ground import Ground, lay_ground
 from precision_planner.pipeline.request import Aim, Asked, Profiles, Request, SearchRequest
 from precision_planner.pipeline.searching import Searched, look_at, search_draft
-from precision_planner.pipeline.variants import Draft, Variant, draft, without_repairs
+from precision_planner.pipeline.variants import Draft, Variant, as_given, draft, without_repairs
 from precision_planner.pipeline.weak import is_cheaper, layernorms, left_to_gain, with_norms
 from precision_planner.planning.profiles import Shapes
 from precision_planner.planning.search import Clock, OwnMetric, parse_budget
@@ -145,10 +145,13 @@ def _searched(first: Draft, ground: Ground, request: Request, say: Say) -> Plann
     """The cheapest plan that was found to meet the tolerance; where none does, the one with the least error."""
     tried: list[Finished] = []
     for drafted in _promising_first(first, ground, request, say):
-        found = _carried_out(search_draft(drafted, ground, request, say), ground, request, say)
-        tried.append(found)
-        if found.planned.passed or (request.search.clock.budget.seconds is not None and request.search.clock.ended):
-            break
+        tried.append(_carried_out(search_draft(drafted, ground, request, say), ground, request, say))
+        if tried[-1].planned.passed or request.search.clock.stopped:
+            return min(tried, key=_rank).planned
+    if first.variant.fuse:
+        # the last resort is the model as it is: a fused LayerNormalization sums in another order
+        plain = draft(ground, request, as_given(first.variant), first.choice.measured)
+        tried.append(_first_that_holds(search_draft(plain, ground, request, say), ground, request, say))
     return min(tried, key=_rank).planned
 
 

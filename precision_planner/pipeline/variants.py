@@ -16,7 +16,7 @@ from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rules import Evidence
 from precision_planner.transforms.repairs import REPAIRS
 
-__all__ = ["Draft", "Variant", "draft", "without_repairs"]
+__all__ = ["Draft", "Variant", "as_given", "draft", "without_repairs"]
 
 RESCALE = "rescale_stream"
 
@@ -119,3 +119,8 @@ def without_repairs(drafted: Draft) -> list[Variant]:
     if RESCALE in drafted.repairs and len(drafted.repairs) > 1:
         found.insert(0, replace(variant, without=variant.without | {RESCALE}))
     return found
+
+
+def as_given(variant: Variant) -> Variant:
+    """The model as it is: nothing repaired, nothing fused."""
+    return replace(variant, without=variant.without | frozenset(REPAIRS), fuse=())

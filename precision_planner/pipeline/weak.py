@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
-from precision_planner.operators import is_product, row
+from precision_planner.operators import is_product, row, row_of
 from precision_planner.planning import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
 
@@ -103,6 +103,13 @@ def constrained_nodes(result: RewriteResult, built: Model, *, hold_low: bool = F
             chosen[typing.node] = typing.compute
     wide = (node for node, precision in chosen.items() if precision == "fp32")
     stored = {name for node in wide for name in _node(index, node).output}
+    # what picks from values in FP32 must not read them in FP16: ties would decide otherwise
+    for identity in result.assignment.reading_wide:
+        found = index.find(identity)
+        if found is None or found[0].kind != "main" or identity.output in folded:
+            continue
+        if row_of(found[0].nodes[found[1]]).picks_index:
+            chosen[identity] = "fp32"
     chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
     return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
 

@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.model.index import constant_value
 from precision_planner.numerics.rounding import Overflow
-from precision_planner.operators import domain_of, is_exact, is_pointwise, is_product
+from precision_planner.operators import domain_of, is_exact, is_pointwise, is_product, row_of
 from precision_planner.simulation.accumulation import product_of
 from precision_planner.simulation.lowering import steps_of
 from precision_planner.simulation.rounding import EdgeKey, RoundingPlan, ValueKey
@@ -84,7 +84,7 @@ def all_low(
         identity = index.node_id(scope, position)
         kind = TensorProto.BFLOAT16 if identity in in_bf16 else elem_type
         slots = None if identity in kept else low_slots(node, model.opsets, kind)
-        if slots is None:
+        if slots is None or row_of(node).picks_index:  # a selection reads what is there, and plans hold it to that
             continue
         for slot in slots[0]:
             holder = index.resolve(scope, node.input[slot])

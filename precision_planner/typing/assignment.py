@@ -80,6 +80,12 @@ class TypeAssignment:
         return tuple(node for node in self.nodes.values() if node.compute == "fp32")
 
     @property
+    def reading_wide(self) -> tuple[NodeId, ...]:
+        """Nodes that read FP32 because it is there and make no float: a selection (ArgMax), a test (IsNaN), a shape."""
+        found = (node for (node, _), element in self.reads.items() if node not in self.nodes and element == self.wide)
+        return tuple(dict.fromkeys(found))
+
+    @property
     def converted(self) -> tuple[NodeTyping, ...]:
         """Every node that computes in, or moves, a 16-bit type."""
         return tuple(node for node in self.nodes.values() if node.compute != "fp32")
