@@ -13,7 +13,7 @@ import numpy as np
 from precision_planner.diffing.divergence import find_first_divergence, where_told
 from precision_planner.diffing.drawings import fused_names
 from precision_planner.diffing.graph import graph_diff
-from precision_planner.diffing.layers import MOVERS, LayerComparison
+from precision_planner.diffing.layers import LayerComparison, is_mover
 from precision_planner.diffing.passes import Gathered, Progress, output_pass
 from precision_planner.diffing.result import Diff, LayerDiff
 from precision_planner.diffing.run import Provider, Runner
@@ -302,7 +302,7 @@ def _readers(side: Side) -> tuple[dict[str, list[str]], list[str], set[str]]:
     for node in graph.node:
         for name in reads(node):
             found.setdefault(name, []).extend(output for output in node.output if output)
-    moved = {name for node in graph.node if node.op_type in MOVERS or node.op_type == "Cast" for name in node.output}
+    moved = {name for node in graph.node if is_mover(node, casts=True) for name in node.output}
     return found, [value.name for value in graph.output], moved
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import NodeProto, TensorProto
 
 from precision_planner.model import FLOAT_TYPES, GraphIndex, Model, TypeTable, display_name, infer_types, type_name
+from precision_planner.operators import is_conversion
 from precision_planner.simulation import inline_functions
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _islands(graph: _Graph) -> list[list[int]]:
         return []
     wide = set()
     for at, node in enumerate(graph.nodes):
-        if node.op_type in ("Cast", "CastLike", "Constant"):
+        if is_conversion(node) or node.op_type == "Constant":
             continue
         values = [name for name in (*node.input, *node.output) if name and name not in graph.constants]
         floats = {types.get(name, 0) for name in values} & FLOAT_TYPES

@@ -22,10 +22,8 @@ from precision_planner.model.blocks import BlockChain, fetchable
 from precision_planner.model.inputs import Batch, Inputs
 from precision_planner.model.order import sorted_copy
 from precision_planner.numerics.formats import FORMATS
+from precision_planner.operators import RESHAPES, is_conversion, moves_values
 from precision_planner.simulation import inline_functions, is_typed_low
-
-MOVERS = frozenset(["Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
-"""Results of these hold what their input holds; they are looked at only where the first divergence is near."""
 
 Metrics = dict[str, QuickMetrics]
 
@@ -38,6 +36,11 @@ PENDING_BYTES = 192 << 20
 
 BLOCK_BYTES = 96 << 20
 """Bytes of values that a block of either side should hold: sessions are worth their while, and memory is bounded."""
+
+
+def is_mover(node: NodeProto, *, casts: bool = False) -> bool:
+    """Whether a node's result holds what its input holds: looked at only where the first divergence is near."""
+    return node.op_type == "Constant" or moves_values(node, RESHAPES, casts=casts)
 
 
 class LayerComparison:
@@ -66,7 +69,7 @@ class LayerComparison:
         self._pairs = {a: b for a, b in pairs.items() if a in here and b in there}
         self._outputs = [value.name for value in self._ref_run.proto.graph.output]
         graph = self._model.proto.graph
-        movers = {name for node in graph.node if node.op_type in MOVERS for name in node.output}
+        movers = {name for node in graph.node if is_mover(node) for name in node.output}
         self._unordered = frozenset(unordered)
         movers |= self._unordered
         self._plain = {a: b for a, b in self._pairs.items() if a not in movers or a in self._outputs}
@@ -98,7 +101,7 @@ class LayerComparison:
         while todo:
             name = todo.pop()
             node = producer.get(name)
-            if node is not None and node.op_type in MOVERS and name in self._pairs and name not in near:
+            if node is not None and is_mover(node) and name in self._pairs and name not in near:
                 near[name] = self._pairs[name]
                 todo.extend(node.input)
         near = {name: other for name, other in near.items() if name not in self._found}
@@ -278,7 +281,7 @@ def island_nodes(candidate: Runner) -> dict[str, tuple[str, bool]]:
     found: dict[str, tuple[str, bool]] = {}
     for position, node in enumerate(index.main.nodes):
         island = index.node_id(index.main, position) in kept
-        if types is not None and node.op_type not in ("Cast", "CastLike", "Constant"):
+        if types is not None and not is_conversion(node) and node.op_type != "Constant":
             values = [name for name in (*node.input, *node.output) if name and name not in constants]
             floats = {kind.elem_type for name in values if (kind := types.get(((), name))) is not None} & FLOAT_TYPES
             island = bool(floats) and floats <= {TensorProto.FLOAT, TensorProto.DOUBLE}

@@ -21,6 +21,7 @@ from precision_planner.model.model import Model
 from precision_planner.model.order import reads, sorted_copy
 from precision_planner.model.shared import SharedSession, TensorPool
 from precision_planner.model.types import from_type_proto
+from precision_planner.operators import row_of
 
 BLOCK_BYTES = 48 << 20
 """Bytes of fetched values that a block should hold."""
@@ -161,7 +162,7 @@ class BlockChain:
 
     def _guess_bytes(self, node: NodeProto, sizes: Mapping[str, int]) -> int:
         """About the bytes of each result: what it reads, more where a constant makes the last axis longer."""
-        if node.op_type in ("Constant", "Shape", "Size"):
+        if node.op_type == "Constant" or row_of(node).blind:
             return 0
         read = max((sizes.get(name, 0) for name in node.input), default=0)
         dims = next((list(self._initializers[name].dims) for name in node.input if name in self._initializers), [])
@@ -284,11 +285,7 @@ def containers(proto: onnx.ModelProto) -> set[str]:
     infos = [*inferred.graph.value_info, *inferred.graph.output]
     found = {info.name for info in infos if from_type_proto(info.type).container != "tensor"}
     for node in proto.graph.node:
-        if node.op_type.startswith(("Sequence", "SplitToSequence", "Optional")) and node.op_type not in (
-            "SequenceAt",
-            "SequenceLength",
-            "OptionalHasElement",
-        ):
+        if row_of(node).gives_container:
             found.update(node.output)
     return found
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from onnx import NodeProto
 
 from precision_planner.model.index import GraphIndex, Scope
-from precision_planner.operators import carries, carries_to, domain_of, row_of
+from precision_planner.operators import carries, carries_to, domain_of, is_control
 
 __all__ = ["Flow", "Origin", "Read", "Through"]
 
@@ -288,7 +288,7 @@ class Flow:
             if at < len(function.outputs):
                 yield function, function.outputs[at]
             return
-        if domain_of(node) or not row_of(node).bodies or node.op_type == "SequenceMap":
+        if not is_control(node):
             return
         place = at + (1 if node.op_type == "Loop" else 0)
         for body in self._bodies.get(id(node), ()):

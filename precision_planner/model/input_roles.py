@@ -14,16 +14,8 @@ from precision_planner.model.index import GraphIndex, Scope
 from precision_planner.model.inputs import InputSpec
 from precision_planner.model.model import Model
 from precision_planner.model.types import Dim, TypeTable
+from precision_planner.operators import ANYHOW, carries, is_conversion, row_of
 
-# Ops that move values about without changing them: an index stays an index through them.
-_CARRIERS = frozenset(
-    {
-        "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten", "Slice", "Expand", "Tile", "Split",
-        "Concat", "Gather", "Where", "Cast",
-    }
-)  # fmt: skip
-_SHAPE_SLOTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3}
-"""Where these read the shape of their result."""
 _LIMIT = 400
 """Nodes looked at from one input; what an input is shows near it."""
 
@@ -147,11 +139,11 @@ class _Readers:
             for where, use in uses:
                 node = where.nodes[use.position]
                 self._read(where, node, use.slot)
-                if node.op_type in _CARRIERS and not (node.op_type == "Gather" and use.slot == 1):
+                if carries(node, use.slot, ANYHOW):
                     todo.extend((where, output) for output in node.output if output)
 
     def _read(self, scope: Scope, node: NodeProto, slot: int) -> None:
-        op = node.op_type
+        op, row = node.op_type, row_of(node)
         if op in ("Gather", "GatherElements") and slot == 1:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             self._table(scope, node.input[0], axis)
@@ -161,11 +153,11 @@ class _Readers:
             depth = self._index.constant(scope, node.input[1], self._model, 1)
             if depth is not None and depth.size == 1:
                 self._rows(int(depth.reshape(-1)[0]), node.input[1])
-        elif slot == _SHAPE_SLOTS.get(op):
+        elif slot in row.shapes and (row.generates or (row.moves and op != "Tile")):
             self._shape(scope, node)
         elif "EmbedLayerNorm" in op and slot < 2:
             self._table(scope, node.input[2 if slot == 0 else 4], 0)
-        elif op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not"):
+        elif row.compares or op == "Not":
             self.compared = True
         elif op == "Sub" and slot == 1:
             self.inverted = True
@@ -215,7 +207,7 @@ class _Readers:
             return
         rows = shape[axis]
         node = holder.producer_node(data)
-        made = node is not None and node.op_type in ("Constant", "Cast", "DequantizeLinear")
+        made = node is not None and (node.op_type == "Constant" or is_conversion(node) or row_of(node).quantizes)
         is_weight = made or data in holder.initializers
         if isinstance(rows, int) and rows > 0 and is_weight:
             self._rows(rows, data)

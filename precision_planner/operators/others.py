@@ -40,7 +40,7 @@ ROWS = (
     Operator("If", bodies=True),
     Operator("Loop", bodies=True, indices=slots(0)),
     Operator("Scan", bodies=True),
-    Operator("SequenceMap", bodies=True),
+    Operator("SequenceMap", bodies=True, gives_container=True),
     Operator("ImageDecoder"),
     Operator("RegexFullMatch"),
     Operator("StringConcat"),

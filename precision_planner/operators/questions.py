@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from onnx import AttributeProto, NodeProto
 
 from precision_planner.operators.row import Movement, Product, Reduction, Slots
-from precision_planner.operators.table import row_of
+from precision_planner.operators.table import domain_of, row_of
 
 __all__ = [
     "ALONE",
@@ -30,12 +30,14 @@ __all__ = [
     "ignores_scale",
     "is_arithmetic",
     "is_comparison",
+    "is_control",
     "is_conversion",
     "is_exact",
     "is_generator",
     "is_norm",
     "is_pointwise",
     "is_product",
+    "is_sum",
     "moves_values",
     "named",
     "slots_of",
@@ -180,6 +182,19 @@ def combines(node: NodeProto) -> bool:
     """Whether a node adds, bounds or selects among its operands element by element, in the scale that they have."""
     found = row_of(node)
     return found.pointwise and bool(found.joint) and not found.compares
+
+
+def is_control(node: NodeProto) -> bool:
+    """Whether a node is If, Loop or Scan: values go into its bodies and out of them as they are.
+
+    Not SequenceMap, which takes sequences apart, nor the generation loops of com.microsoft, which make up their own.
+    """
+    return row_of(node).bodies and not row_of(node).product and not domain_of(node) and node.op_type != "SequenceMap"
+
+
+def is_sum(node: NodeProto) -> bool:
+    """Whether a node adds its operands (or averages them), element by element."""
+    return combines(node) and not row_of(node).exact
 
 
 def hands_mask_on(node: NodeProto, slot: int) -> bool:

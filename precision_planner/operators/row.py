@@ -75,6 +75,7 @@ class Operator:
       moves_to: the outputs that hold them, where it is not the first alone; -1 for every output.
       converts: the moved values get another element type (Cast).
       container: it moves whole tensors in and out of sequences and optionals.
+      gives_container: its results are sequences or optionals, never tensors.
       exact: every output's element is an input's element, its negative, zero, or an integer that its type holds:
         inputs that are rounded already need no rounding behind it.
       pointwise: each output element comes from the input elements at its own place (after broadcasting).
@@ -125,6 +126,7 @@ class Operator:
     moves_to: tuple[int, ...] = (0,)
     converts: bool = False
     container: bool = False
+    gives_container: bool = False
     exact: bool = False
     pointwise: bool = False
     broadcasts: bool = False

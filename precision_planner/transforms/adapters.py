@@ -7,7 +7,7 @@ Source: the operator change log of ONNX (docs/Changelog.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from precision_planner.model import (
     infer_types,
     numpy_dtype,
 )
+from precision_planner.operators import Operator, operators
 
 
 class Refused(Exception):
@@ -322,17 +323,10 @@ def _group_norm(node: NodeProto, context: Context) -> list[NodeProto]:
     raise Refused(f"GroupNormalization {display_name(node)} takes its scale per channel from 21 on")
 
 
-_REDUCE: Sequence[str] = (
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSumSquare",
-)
+def _has_axes_input_since_18(row: Operator) -> bool:
+    """Whether it is a Reduce operator but ReduceSum, which has its axes as an input since 13."""
+    return row.name.startswith("Reduce") and not row.domain and row.name != "ReduceSum"
+
 
 ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("Upsample", 10): _upsample,
@@ -358,7 +352,7 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("GridSample", 20): _grid_sample,
     ("DFT", 20): _dft,
     ("GroupNormalization", 21): _group_norm,
-    **{(op, 18): _ints_to_input("axes", 1) for op in _REDUCE},
+    **{(row.name, 18): _ints_to_input("axes", 1) for row in operators() if _has_axes_input_since_18(row)},
 }
 """(op type, version) -> how a node valid before that version is said from it on."""
 

@@ -24,12 +24,7 @@ from precision_planner.model import (
     marker_key,
     stored_tensor,
 )
-
-BROADCASTING = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where", "Mod", "Equal", "Less", "LessOrEqual"}
-    | {"Greater", "GreaterOrEqual", "And", "Or", "Xor"}
-)
-"""Operators whose every operand broadcasts to the rank of the result."""
+from precision_planner.operators import row_of
 
 SINCE_OPSET = 7
 """From here on broadcasting is multidirectional; before, it went by attributes."""
@@ -98,7 +93,7 @@ def give_consumers_rank(
 def _changes(
     index: GraphIndex, types: TypeTable, model: Model, scope: Scope, position: int, node: NodeProto
 ) -> list[RankChange]:
-    if node.op_type not in BROADCASTING or node.domain not in ("", "ai.onnx"):
+    if not row_of(node).broadcasts:
         return []
     ranks = [types.of(scope, name).rank for name in node.input]
     known = [rank for rank in ranks if rank is not None]

@@ -15,6 +15,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.operators import domain_of, is_arithmetic, row_of
 from precision_planner.patterns import Match, NormRewrite, Operand
 from precision_planner.transforms.naming import fused_name
 
@@ -268,19 +269,7 @@ class Writer:
 
 def _is_glue(node: NodeProto) -> bool:
     """Nodes that may go with a match when nothing reads them any more: constants and what only reshapes them."""
-    return node.domain in ("", "ai.onnx") and node.op_type in (
-        "Constant",
-        "Cast",
-        "CastLike",
-        "Identity",
-        "Unsqueeze",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Shape",
-        "Gather",
-        "ReduceProd",
-    )
+    return not domain_of(node) and (node.op_type == "Constant" or row_of(node).blind or is_arithmetic(node))
 
 
 def _forget(container: GraphProto | FunctionProto, gone: set[str]) -> None:

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, NodeId, Scope, dense_nbytes
-from precision_planner.operators import GEMMS, Product, is_product, row_of
+from precision_planner.operators import GEMMS, Product, carries, is_control, is_conversion, is_product, is_sum, row_of
 from precision_planner.typing.elements import Elements, function_of
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -28,15 +28,15 @@ def integer_products(index: GraphIndex) -> dict[NodeId, str]:
     reason = "rescales an integer product, whose accumulator passes float16's range"
     found: dict[NodeId, str] = {}
     for scope, position, node in index.nodes():
-        if node.op_type in ("MatMulInteger", "ConvInteger"):
+        if row_of(node).product == "integer":
             work = [node.output[0]]
             while work:
                 value = work.pop()
                 for use in scope.consumers(value):
                     reader = scope.nodes[use.position]
-                    if reader.op_type in ("Add", "Reshape", "Transpose", "Identity"):
+                    if is_sum(reader) or (carries(reader, use.slot) and not is_conversion(reader)):
                         work.append(reader.output[0])
-                    elif reader.op_type == "Cast":
+                    elif is_conversion(reader):
                         found[index.node_id(scope, use.position)] = reason
                         for next_use in scope.consumers(reader.output[0]):
                             if scope.nodes[next_use.position].op_type == "Mul":
@@ -170,10 +170,6 @@ def frozen_scopes(index: GraphIndex, elements: Elements) -> Mapping[tuple[str, .
             frozen[scope.path] = elements.calls.opaque[scope.path]
         elif scope.parent is not None and scope.parent.path in frozen:
             frozen[scope.path] = frozen[scope.parent.path]
-        elif scope.owner is not None and (
-            scope.owner.op_type not in ("If", "Loop", "Scan")
-            or scope.owner.domain not in ("", "ai.onnx")
-            or function_of(index, scope.owner) is not None
-        ):
+        elif scope.owner is not None and (not is_control(scope.owner) or function_of(index, scope.owner) is not None):
             frozen[scope.path] = f"body of {scope.owner.op_type}, whose types are not known here"
     return frozen

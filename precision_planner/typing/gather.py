@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import Scope
-from precision_planner.operators import op_types, row_of
+from precision_planner.operators import is_control, op_types, row_of
 from precision_planner.typing.control import gather_call, gather_control
 from precision_planner.typing.decisions import ELEMENT_TYPES, PRECISIONS, Decision
 from precision_planner.typing.elements import function_of, opset_of
@@ -73,7 +73,7 @@ def gather_node(state: State, scope: Scope, position: int, node: onnx.NodeProto)
         if function is not None and function.path not in state.frozen:
             gather_call(state, scope, position, node, function)
             return
-        if standard and function is None and node.op_type in ("If", "Loop", "Scan"):
+        if function is None and is_control(node):
             gather_control(state, scope, position, node)
             return
     if not wide_in and not wide_out:

@@ -541,3 +541,11 @@ def test_conditions_are_attributes_of_the_operator(found: Operator) -> None:
 )  # fmt: skip
 def test_attributes_decide(op: str, attributes: dict[str, Any], claim: bool) -> None:
     assert holds(onnx.helper.make_node(op, ["x"], ["y"], **attributes)) is claim
+
+
+@pytest.mark.parametrize("found", marked("gives_container"))
+def test_containers_are_what_the_schema_gives(found: Operator) -> None:
+    schema = onnx.defs.get_schema(found.name)
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    for output in schema.outputs:
+        assert all(t.startswith(("seq(", "optional(")) for t in allowed.get(output.type_str, [output.type_str]))

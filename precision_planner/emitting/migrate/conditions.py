@@ -5,35 +5,53 @@ from __future__ import annotations
 import ast
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from precision_planner.emitting.migrate.recipe import Clause
+from precision_planner.operators import Operator, operators
 
 # TensorRT's layer types -> the ONNX operators that become them.
-_LAYER_TYPES = {
-    "SOFTMAX": ("Softmax",),
-    "NORMALIZATION": ("LayerNormalization", "InstanceNormalization", "GroupNormalization"),
-    "MATRIX_MULTIPLY": ("MatMul", "Gemm"),
-    "FULLY_CONNECTED": ("Gemm", "MatMul"),
-    "CONVOLUTION": ("Conv",),
-    "DECONVOLUTION": ("ConvTranspose",),
-    "REDUCE": ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"),
-    "UNARY": ("Sqrt", "Exp", "Log", "Erf", "Abs", "Neg", "Reciprocal", "Sin", "Cos"),
-    "ELEMENTWISE": ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"),
-    "ACTIVATION": ("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Softplus", "Clip", "HardSigmoid"),
-    "POOLING": ("AveragePool", "MaxPool", "GlobalAveragePool"),
-    "RESIZE": ("Resize",),
-    "GRID_SAMPLE": ("GridSample",),
-    "EINSUM": ("Einsum",),
-    "SCALE": ("BatchNormalization",),
-    "TOPK": ("TopK",),
-    "LRN": ("LRN",),
+_LAYER_TYPES: dict[str, Callable[[Operator], bool]] = {
+    "SOFTMAX": lambda row: row.name == "Softmax",
+    "NORMALIZATION": lambda row: row.normalizes in ("layer", "instance", "group"),
+    "MATRIX_MULTIPLY": lambda row: row.product == "matmul",
+    "FULLY_CONNECTED": lambda row: row.product == "matmul",
+    "CONVOLUTION": lambda row: row.name == "Conv",
+    "DECONVOLUTION": lambda row: row.name == "ConvTranspose",
+    "REDUCE": lambda row: bool(row.reduces) and not row.window and not row.scans and not row.picks_index,
+    "UNARY": lambda row: _computes(row) and not row.broadcasts and not row.activation and not _bounds(row),
+    "ELEMENTWISE": lambda row: _computes(row) and row.broadcasts and not row.activation,
+    "ACTIVATION": lambda row: _computes(row) and not row.broadcasts and (row.activation or _bounds(row)),
+    "POOLING": lambda row: row.window and row.reduces in ("mean", "max") and not row.coordinates,
+    "RESIZE": lambda row: row.name == "Resize",
+    "GRID_SAMPLE": lambda row: row.name == "GridSample",
+    "EINSUM": lambda row: row.product == "einsum",
+    "SCALE": lambda row: row.normalizes == "batch",
+    "TOPK": lambda row: row.name == "TopK",
+    "LRN": lambda row: row.normalizes == "local",
 }
 _ROUTINE = frozenset(
     {"SHAPE", "CONSTANT", "CONCATENATION", "SHUFFLE", "GATHER", "SLICE", "IDENTITY", "CAST", "FILL", "ASSERTION"}
 )
+
+
+def _computes(row: Operator) -> bool:
+    """Whether it makes floats of floats, element by element."""
+    return row.pointwise and not (
+        row.moves or row.compares or row.tests or (row.exact and row.broadcasts and not row.joint)
+    )
+
+
+def _bounds(row: Operator) -> bool:
+    """Relu and Clip, which TensorRT counts among its activations."""
+    return row.name in ("Relu", "Clip")
+
+
+def _operators_of(kind: str) -> list[str]:
+    """The operators of ONNX that become TensorRT's layers of a type."""
+    return [row.name for row in operators() if not row.domain and _LAYER_TYPES[kind](row)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +177,7 @@ def _type_test(node: ast.expr, operator: ast.cmpop) -> Condition | None:
         return Condition(routine=True)
     if any(kind not in _LAYER_TYPES for kind in kinds):
         return None
-    found = Condition.of("op", tuple(op for kind in kinds for op in _LAYER_TYPES[kind]))
+    found = Condition.of("op", tuple(op for kind in kinds for op in _operators_of(kind)))
     return found.negated() if isinstance(operator, (ast.NotEq, ast.NotIn, ast.IsNot)) else found
 
 

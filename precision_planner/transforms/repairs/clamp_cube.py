@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from onnx import helper
 
+from precision_planner.operators import carries
 from precision_planner.transforms.repairs.edit import Edit, Site, constant
 
 __all__ = ["plan"]
 
-_TO_TANH = frozenset({"Mul", "Add", "Identity"})
 _STEPS = 6
 
 
@@ -64,7 +64,7 @@ def _refusal(site: Site, cube: str) -> str:
         node = site.scope.nodes[uses[0].position]
         if node.op_type == "Tanh":
             return ""
-        if node.op_type not in _TO_TANH:
+        if node.op_type not in ("Mul", "Add") and not carries(node, uses[0].slot):
             return f"the cube reaches {node.op_type}, not tanh"
         if node.op_type == "Mul" and not (site.number(node.input[1 - uses[0].slot]) or 0.0) > 0:
             return "the cube is multiplied by something other than a positive constant"

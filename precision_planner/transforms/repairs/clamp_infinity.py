@@ -10,22 +10,16 @@ value that was out of reach before and is finite now.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from onnx import numpy_helper
+from onnx import NodeProto, numpy_helper
 
 from precision_planner.numerics.formats import FP16
+from precision_planner.operators import Slots, row_of, slots_of
 from precision_planner.transforms.repairs.edit import Edit, Site
 
-__all__ = ["BOUND_INPUTS", "plan"]
-
-BOUND_INPUTS: dict[str, tuple[int, ...]] = {
-    "Clip": (1, 2),
-    "Max": (0, 1, 2, 3),
-    "Min": (0, 1, 2, 3),
-    "Where": (1, 2),
-    "Pad": (2,),
-}
-"""Op type -> the inputs that can be bounds."""
+__all__ = ["plan"]
 
 
 def plan(site: Site) -> Edit | str:
@@ -40,9 +34,8 @@ def plan(site: Site) -> Edit | str:
         if place is None:
             return f"{node_id.output} is gone"
         node = place[0].nodes[place[1]]
-        for slot in BOUND_INPUTS.get(node.op_type, ()):
-            name = node.input[slot] if slot < len(node.input) else ""
-            array = site.array(name) if name else None
+        for slot, name in _bounds(node):
+            array = site.array(name)
             if array is None or array.dtype not in (np.float32, np.float64) or not (np.abs(array) > limit).any():
                 continue
             # a new constant for this reader alone: others may mean the infinity
@@ -51,3 +44,13 @@ def plan(site: Site) -> Edit | str:
             edit.constants.append(numpy_helper.from_array(clamped, fresh))
             edit.rewire[place[1], slot] = fresh
     return edit if edit.rewire else "no bound is beyond the limit"
+
+
+def _bounds(node: NodeProto) -> Iterator[tuple[int, str]]:
+    """The inputs that can be bounds or fills: those of Clip and Pad, every operand of Min, Max and Where."""
+    row = row_of(node)
+    roles = [slot for slot, role in row.weights.items() if role in ("bound", "padding")]
+    chosen = (
+        Slots(tuple(roles)) if roles else row.joint if row.exact and row.broadcasts and not row.compares else Slots()
+    )
+    return slots_of(node, chosen)

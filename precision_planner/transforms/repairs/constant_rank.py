@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from precision_planner.operators import row_of
 from precision_planner.transforms.repairs.edit import Edit, Site
 
 __all__ = ["plan"]
-
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"})
 
 
 def plan(site: Site) -> Edit | str:
@@ -29,7 +28,7 @@ def plan(site: Site) -> Edit | str:
     made: dict[int, str] = {}
     for use in scope.consumers(name):
         node = scope.nodes[use.position]
-        if node.op_type not in _ELEMENTWISE or len(node.input) != 2:
+        if not row_of(node).broadcasts or len(node.input) != 2:
             continue
         rank = site.types.of(scope, node.input[1 - use.slot]).rank
         if rank is None or rank <= len(tensor.dims):

@@ -25,6 +25,7 @@ from precision_planner.model import (
     array_payload,
     set_payload,
 )
+from precision_planner.model.flow import Flow
 from precision_planner.model.tensors import clear_values
 from precision_planner.model.wire import STRIP_BYTES
 
@@ -61,6 +62,13 @@ class Site:
     match: Match | None = None
     amax: Mapping[tuple[tuple[str, ...], str], float] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def flow(self) -> Flow:
+        """The walks along the model's values, made once for all sites of a model."""
+        found: Flow = self.memo.setdefault("flow", None) or Flow(self.index)
+        self.memo["flow"] = found
+        return found
 
     def place(self, node: NodeId) -> tuple[Scope, int] | None:
         """Scope and position of a node."""

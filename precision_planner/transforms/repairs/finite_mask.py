@@ -17,44 +17,13 @@ from __future__ import annotations
 import numpy as np
 
 from precision_planner.model import Scope
+from precision_planner.model.flow import Flow
+from precision_planner.operators import hands_mask_on, row_of
 from precision_planner.transforms.repairs.edit import Edit, Site
 
 __all__ = ["DEFAULT_MASK", "mask_refusal", "plan"]
 
 DEFAULT_MASK = -30000.0
-_PASSES = frozenset(
-    [
-        "Add",
-        "Cast",
-        "CastLike",
-        "Clip",
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Max",
-        "Min",
-        "Mul",
-        "Div",
-        "Reshape",
-        "ScatterND",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Sub",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-        "Neg",
-        "ConstantOfShape",
-        "Pad",
-    ]
-)
-_SINKS = frozenset({"Softmax", "LogSoftmax", "Attention", "MultiHeadAttention", "GroupQueryAttention"})
-_TESTS = frozenset({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsInf", "IsNaN", "Shape", "Size"})
 _LIMIT = 400
 
 
@@ -73,7 +42,7 @@ def plan(site: Site) -> Edit | str:
         holder = site.index.resolve(site.scope, name)
         if holder is None or holder.path != site.scope.path:
             return f"{name} lies in another graph"
-        refusal = mask_refusal(site.scope, name)
+        refusal = mask_refusal(site.flow, site.scope, name)
         if refusal:
             return refusal
         edit.replace[name] = np.asarray(np.maximum(array, np.asarray(value, array.dtype)))
@@ -104,7 +73,7 @@ def _constant_of_shape(site: Site, position: int, value: float, edit: Edit) -> s
             continue
         array = numpy_helper.to_array(attribute.t)
         if array.dtype in (np.float32, np.float64) and (array < value).any():
-            refusal = mask_refusal(site.scope, node.output[0])
+            refusal = mask_refusal(site.flow, site.scope, node.output[0])
             if refusal:
                 return refusal
             fresh = numpy_helper.from_array(np.asarray(np.maximum(array, np.asarray(value, array.dtype))))
@@ -112,32 +81,27 @@ def _constant_of_shape(site: Site, position: int, value: float, edit: Edit) -> s
     return ""
 
 
-def mask_refusal(scope: Scope, value: str) -> str:
-    """Why a constant is no attention mask: which reading does not lead into a softmax; "" if all do."""
-    waiting, seen, reached = [value], {value}, False
-    while waiting:
-        name = waiting.pop()
-        if scope.is_output(name):
-            return f"{name} is a graph output"
-        if name in scope.captures or name in scope.body_outputs:
-            return f"{name} is read by a nested body"
-        uses = scope.consumers(name)
-        if not uses and name == value:
-            return f"nothing reads {name}"
-        for use in uses:
-            node = scope.nodes[use.position]
-            if node.op_type in _SINKS:
-                reached = True
-            elif node.op_type in _PASSES:
-                waiting.extend(out for out in node.output if out and out not in seen)
-                seen.update(node.output)
-            elif node.op_type in _TESTS:
-                # a test of the mask against itself would see the new value
-                if node.op_type in ("Shape", "Size"):
-                    continue
-                return f"{name} is tested by {node.op_type}"
-            else:
-                return f"{name} reaches {node.op_type}, not only a softmax"
-        if len(seen) > _LIMIT:
-            return f"{value} is read in too many places"
-    return "" if reached else f"{value} reaches no softmax"
+def mask_refusal(flow: Flow, scope: Scope, value: str) -> str:
+    """Why a constant is no attention mask: which reading does not lead into a softmax; "" if all do.
+
+    Args:
+      flow: of the model.
+      scope: the graph that holds it.
+      value: its name.
+    """
+    reads, is_returned = flow.readers(scope, value, hands_mask_on, limit=_LIMIT)
+    if is_returned:
+        return f"{value} reaches a graph output"
+    if len(reads) >= _LIMIT:
+        return f"{value} is read in too many places"
+    reached = False
+    for read in reads:
+        row = row_of(read.node)
+        if read.slot in row.masks or (read.slot in row.scores and not row.product):
+            reached = True
+        elif row.compares or row.tests:
+            # a test of the mask against itself would see the new value
+            return f"{read.value} is tested by {read.node.op_type}"
+        elif not row.blind:
+            return f"{read.value} reaches {read.node.op_type}, not only a softmax"
+    return "" if reached else f"{value} reaches no softmax" if reads else f"nothing reads {value}"

@@ -21,35 +21,12 @@ from typing import Protocol
 
 from onnx import NodeProto, TensorProto
 
-__all__ = ["GEMMS", "NORMS", "STREAM_SUMS", "Facts", "Treatment", "can_take_up", "treat"]
+from precision_planner.operators import domain_of, holds, ignores_scale, is_product, row_of, slots_of
 
-STREAM_SUMS = frozenset({"Add", "Sub", "Sum"})
-GEMMS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
-NORMS = frozenset(
-    {
-        "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "InstanceNormalization",
-        "GroupNormalization",
-    }
-)  # fmt: skip
+__all__ = ["Facts", "Treatment", "can_take_up", "is_gemm", "is_native_norm", "treat"]
+
+_NORMALIZED = frozenset({"layer", "rms", "instance", "group"})
 """What divides by a deviation with an epsilon in the attribute of that name."""
-_NORM_DOMAINS = {"": NORMS, "com.microsoft": frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})}
-_LINEAR = frozenset(
-    {
-        "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Slice", "Gather",
-        "GatherElements", "GatherND", "Split", "Dropout", "Relu", "LeakyRelu", "PRelu", "Abs", "Neg", "MaxPool",
-        "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin",
-        "ReduceL1", "ReduceL2", "DepthToSpace", "SpaceToDepth", "ReverseSequence", "CumSum", "Trilu", "Cast", "TopK",
-    }
-)  # fmt: skip
-_SUMS: dict[str, tuple[int, ...]] = {
-    "Add": (), "Sub": (), "Sum": (), "Mean": (), "Max": (), "Min": (), "Concat": (), "Clip": (), "Where": (1, 2),
-    "Pad": (0, 2), "Equal": (), "Less": (), "Greater": (), "LessOrEqual": (), "GreaterOrEqual": (),
-}  # fmt: skip
-"""Op type -> the inputs that must have one degree; () for all."""
-_ATTRIBUTE_BOUNDS = {"Clip": ("min", "max"), "Pad": ("value",)}
-"""What these have as attributes up to opset 10."""
-_COMPARISONS = frozenset({"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"})
-_BLIND = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "Sign", "IsNaN"})
 _STEEPEST = 4
 
 
@@ -144,47 +121,52 @@ def can_take_up(node: NodeProto, output: str, facts: Facts) -> bool:
       output: one of its outputs.
       facts: of the graph around it.
     """
-    if output not in node.output[:1] and node.op_type != "Split":
+    row = row_of(node)
+    if output not in node.output[:1] and -1 not in row.moves_to:
         return False
     constants = [slot for slot, name in enumerate(node.input) if name and facts.is_constant(name)]
-    if node.op_type in NORMS:
-        return _is_norm(node) and {1, 2}.intersection(range(len(node.input))) <= set(constants)
-    if node.domain not in ("", "ai.onnx"):
+    if is_native_norm(node):
+        return {1, 2}.intersection(range(len(node.input))) <= set(constants)
+    if row.domain or not row.name:
         return False
-    if node.op_type in GEMMS:
+    if is_gemm(node):
         return bool({0, 1} & set(constants))
     if node.op_type in ("Mul", "Div"):
         return bool(constants) or any(facts.degree(name) for name in node.input)
-    return node.op_type in _LINEAR or (node.op_type in _SUMS and node.op_type not in _COMPARISONS)
+    return holds(node) and (row.linear or (bool(row.joint) and not row.compares))
 
 
-def _is_norm(node: NodeProto) -> bool:
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    return node.op_type in _NORM_DOMAINS.get(domain, ())
+def is_gemm(node: NodeProto) -> bool:
+    """Whether a node is a product or convolution of ONNX's own, linear in its weight."""
+    row = row_of(node)
+    return is_product(node) and not domain_of(node) and not row.recurrent and not row.coordinates
+
+
+def is_native_norm(node: NodeProto) -> bool:
+    """Whether a node divides by a deviation with an epsilon in the attribute of that name."""
+    return row_of(node).normalizes in _NORMALIZED and not domain_of(node)
 
 
 def _by_operator(node: NodeProto, facts: Facts, forced: bool) -> Treatment | None:
-    if _is_norm(node):
+    if is_native_norm(node):
         return _norm(node, facts, forced)
-    if node.domain not in ("", "ai.onnx") or not node.input:
+    row, op = row_of(node), node.op_type
+    if row.domain or not node.input:
         return None
-    op = node.op_type
-    if op in _LINEAR:
+    if row.linear and holds(node):
         return _linear(node, facts, forced)
-    if op in _SUMS:
+    if row.joint and holds(node):
         return _sum(node, facts, forced)
     if op in ("Mul", "Div"):
         return _product(node, facts, forced)
-    if op in GEMMS or op == "Einsum":
+    if is_gemm(node) or row.product == "einsum":
         return _gemm(node, facts, forced)
-    if op == "BatchNormalization":
+    if row.normalizes == "batch":
         return _batch_norm(node, facts, forced)
     degree = facts.degree(node.input[0])
-    if op in _BLIND:
+    if ignores_scale(node) or row.normalizes == "lp":
         return Treatment(needs={0: degree})
-    if op == "LpNormalization":
-        return Treatment(needs={0: degree})
-    if op == "ReduceSumSquare":
+    if row.reduces == "sum_square":
         return Treatment(needs={0: degree}, gives={0: 2 * degree})
     if op == "Reciprocal":
         return Treatment(needs={0: degree}, gives={0: -degree})
@@ -197,23 +179,23 @@ def _by_operator(node: NodeProto, facts: Facts, forced: bool) -> Treatment | Non
 
 def _linear(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
     degree = 1 if forced else facts.degree(node.input[0])
-    if node.op_type == "Gather" and forced and facts.is_constant(node.input[0]):
+    if row_of(node).movement == "lookup" and forced and facts.is_constant(node.input[0]):
         return Treatment(weight=0, role="writer")
-    found = Treatment(gives=dict.fromkeys(range(len(node.output)) if node.op_type == "Split" else (0,), degree))
+    found = Treatment(gives=dict.fromkeys(range(len(node.output)) if -1 in row_of(node).moves_to else (0,), degree))
     found.take(facts, node, 0, degree)
     return found
 
 
 def _sum(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
-    operands = _SUMS[node.op_type] or range(len(node.input))
-    slots = [slot for slot in operands if slot < len(node.input) and node.input[slot]]
+    row = row_of(node)
+    slots = [slot for slot, _ in slots_of(node, row.joint)]
     degrees = [facts.degree(node.input[slot]) for slot in slots]
     degree = 1 if forced else max(degrees, key=abs, default=0)
-    found = Treatment(gives={} if node.op_type in _COMPARISONS else {0: degree})
+    found = Treatment(gives={} if row.compares else {0: degree})
     for slot in slots:
         found.take(facts, node, slot, degree)
     for attribute in node.attribute:
-        if degree and attribute.name in _ATTRIBUTE_BOUNDS.get(node.op_type, ()):
+        if degree and attribute.name in row.bounds:
             found.attributes[attribute.name] = degree
     return found
 
@@ -248,11 +230,12 @@ def _power(node: NodeProto, facts: Facts, degree: int) -> Treatment | None:
 
 
 def _gemm(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
-    factors = range(len(node.input)) if node.op_type == "Einsum" else (0, 1)
+    is_einsum = row_of(node).product == "einsum"
+    factors = range(len(node.input)) if is_einsum else (0, 1)
     degrees = {slot: facts.degree(node.input[slot]) for slot in factors}
     total = sum(degrees.values())
     found = Treatment(needs={slot: degree for slot, degree in degrees.items() if degree})
-    if node.op_type in GEMMS:
+    if not is_einsum:
         found.weight = next((slot for slot in (1, 0) if facts.is_constant(node.input[slot])), -1)
     wanted = forced or (total != 0 and facts.goes_through(node.output[0]))
     if wanted and total == 0:
@@ -265,8 +248,9 @@ def _gemm(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
         found.role = "reader"
     found.gives[0] = total
     found.offers[0] = 1 if wanted else 0
-    if node.op_type != "Einsum":
-        found.take(facts, node, 2, total)
+    for slot, role in row_of(node).weights.items():
+        if role == "bias":
+            found.take(facts, node, slot, total)
     return found
 
 
@@ -275,7 +259,7 @@ def _norm(node: NodeProto, facts: Facts, forced: bool) -> Treatment:
     found = Treatment(needs={0: degree}, gives={0: 0})
     if degree:
         found.attributes["epsilon"] = 2 * degree
-        if node.op_type == "LayerNormalization":  # its mean and inverse deviation
+        if row_of(node).normalizes == "layer":  # its mean and inverse deviation
             found.gives |= {1: degree, 2: -degree}
     if forced and all(facts.is_constant(name) for name in node.input[1:] if name):
         found.weight, found.role = 1, "writer"

@@ -11,6 +11,7 @@ Cases: 1. Add(x, eps); 2. Max(x, eps); 3. Clip(x, min=eps).
 from __future__ import annotations
 
 from precision_planner.numerics.formats import FP16
+from precision_planner.operators import row_of, slots_of
 from precision_planner.transforms.repairs.edit import Edit, Site, constant
 
 __all__ = ["plan"]
@@ -29,9 +30,8 @@ def plan(site: Site) -> Edit | str:
             return f"{node_id.output} is gone"
         position = place[1]
         node = place[0].nodes[position]
-        slots = {"Add": (0, 1), "Max": (0, 1), "Clip": (1,)}.get(node.op_type, ())
-        for slot in slots:
-            number = site.number(node.input[slot]) if slot < len(node.input) else None
+        for slot, name in slots_of(node, row_of(node).lifts):
+            number = site.number(name)
             if number is None or not 0 < number < to:
                 continue
             rank = site.types.of(site.scope, node.input[slot]).rank or 0

@@ -25,8 +25,9 @@ import math
 from dataclasses import replace
 
 from precision_planner.numerics.formats import FP16
+from precision_planner.operators import row_of
 from precision_planner.transforms.repairs.edit import Edit, Site
-from precision_planner.transforms.repairs.homogeneity import GEMMS, NORMS, Treatment
+from precision_planner.transforms.repairs.homogeneity import Treatment, is_gemm, is_native_norm
 from precision_planner.transforms.repairs.powers import keeps_fp16, scaled_scalar
 from precision_planner.transforms.repairs.stream import Stream
 from precision_planner.transforms.repairs.stream_edit import StreamWriter
@@ -117,7 +118,7 @@ def _settle_writer(stream: Stream, position: int, treatment: Treatment, power: i
     sign = -1 if node.op_type == "Div" and treatment.weight == 1 else 1
     wide = stream.is_wide(node.output[0])
     extra: dict[int, int] = {}  # what is added behind the product: bias of a Gemm or Conv, beta of a normalization
-    if node.op_type in GEMMS or node.op_type in NORMS:
+    if is_gemm(node) or is_native_norm(node):
         bias = Treatment()
         bias.take(stream, node, 2, 1)
         extra = {**bias.constants, **bias.needs}
@@ -129,7 +130,7 @@ def _settle_writer(stream: Stream, position: int, treatment: Treatment, power: i
             constants = {**treatment.constants, treatment.weight: sign, **constant}
             return replace(treatment, needs={**treatment.needs, **needed}, constants=constants, gives={0: 1}, offers={})
     factor = 0 if treatment.weight != 0 else 1
-    if not wide or node.op_type in NORMS or node.op_type == "Gather" or (node.op_type == "Div" and factor):
+    if not wide or is_native_norm(node) or row_of(node).movement == "lookup" or (node.op_type == "Div" and factor):
         return treatment
     needs = {**treatment.needs, **needed, factor: treatment.needs.get(factor, 0) + 1}
     return replace(treatment, needs=needs, constants={**treatment.constants, **constant}, gives={0: 1}, offers={})

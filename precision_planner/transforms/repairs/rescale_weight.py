@@ -4,7 +4,8 @@ A weight whose values lie under 2^-14 loses bits in FP16, under 2^-25 all of the
 between 2^-6 and 2^-5: all but the smallest are normal there, and a product of thousands is far from 65504. The product
 is scaled back by one Mul, which a builder fuses into the GEMM. A bias inside the GEMM is scaled with it.
 
-Cases: 1. MatMul, weight on either side; 2. Gemm; 3. Conv and ConvTranspose. The weight is read by such nodes alone.
+Cases: 1. MatMul, weight on either side; 2. Gemm; 3. Conv and ConvTranspose. The weight is read by such nodes alone, as
+it is or behind what only moves it (Reshape, Split, a Cast between wide floats).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from precision_planner.model import LazyPayload
 from precision_planner.numerics.formats import FP16
+from precision_planner.operators import carries, is_conversion, named, weight_role
 from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.transforms.repairs.homogeneity import is_gemm
 
 __all__ = ["plan", "power_for"]
 
-_WEIGHT_SLOTS = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (1,), "ConvTranspose": (1,)}
+_WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _BLOCK = 1 << 20
 _TARGET_EXPONENT = -6
 
@@ -38,11 +41,11 @@ def plan(site: Site) -> Edit | str:
     tensor = scope.initializers.get(name)
     if tensor is None or scope.is_overridable(name):
         return f"{name} is no initializer of its own"
-    if tensor.data_type != TensorProto.FLOAT:
-        return f"{name} is not float32"
-    uses = scope.consumers(name)
-    if not uses or name in scope.captures or scope.is_output(name):
-        return f"{name} is read by a nested body, or by nothing"
+    if tensor.data_type not in _WIDE:
+        return f"{name} is neither float32 nor float64"
+    uses, is_returned = site.flow.readers(scope, name, _keeps_power)
+    if not uses or is_returned or any(use.scope.path != scope.path for use in uses):
+        return f"{name} is read by a nested body, or returned, or read by nothing"
     weight = site.model.array(tensor)
     amax = float(np.abs(weight).max(initial=0.0))
     if not math.isfinite(amax) or not amax:
@@ -53,15 +56,24 @@ def plan(site: Site) -> Edit | str:
     if power > 120:
         return f"{name} reaches only {amax:.4g}"
     edit = Edit(scope.path)
-    for use in uses:
-        node = scope.nodes[use.position]
-        if use.slot not in _WEIGHT_SLOTS.get(node.op_type, ()):
-            return f"{node.op_type} reads {name} too"
-        refusal = _rescale_reader(site, use.position, node, power, edit)
+    for use in {use.position: use for use in uses}.values():
+        if not is_gemm(use.node) or weight_role(use.node, use.slot) != "weight":
+            return f"{use.node.op_type} reads {name} too"
+        if sum(other.position == use.position for other in uses) > 1:
+            return f"{use.node.op_type} reads {name} twice"
+        refusal = _rescale_reader(site, use.position, use.node, power, edit)
         if refusal:
             return refusal
     edit.replace[name] = LazyPayload(weight.nbytes, lambda: _scaled(weight, power))
     return edit
+
+
+def _keeps_power(node: NodeProto, slot: int) -> bool:
+    """Whether a node hands on 2^k w where it is given it: what moves it, and a Cast between wide floats."""
+    if not carries(node, slot):
+        return False
+    to = named(node, "to")
+    return not is_conversion(node) or (to is not None and to.i in _WIDE)
 
 
 def _rescale_reader(site: Site, position: int, node: NodeProto, power: int, edit: Edit) -> str:
@@ -95,4 +107,4 @@ def _rescale_reader(site: Site, position: int, node: NodeProto, power: int, edit
 def _scaled(weight: np.ndarray[Any, Any], power: int) -> Iterator[np.ndarray[Any, Any]]:
     flat = weight.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
-        yield np.ldexp(flat[start : start + _BLOCK], power).astype(np.float32)
+        yield np.ldexp(flat[start : start + _BLOCK], power)

@@ -14,12 +14,12 @@ from onnx import NodeProto, TensorProto
 
 from precision_planner.model import Scope
 from precision_planner.numerics.formats import FP16
+from precision_planner.operators import RESHAPES, carries, is_sum
 from precision_planner.transforms.repairs.edit import Site
-from precision_planner.transforms.repairs.homogeneity import STREAM_SUMS, Treatment, can_take_up, treat
+from precision_planner.transforms.repairs.homogeneity import Treatment, can_take_up, treat
 
 __all__ = ["Stream"]
 
-_MOVES = frozenset({"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Dropout", "Cast"})
 _LARGEST = 200_000
 """Steps after which a stream is given up."""
 
@@ -162,9 +162,9 @@ class Stream:
     def _is_sum(self, node: NodeProto) -> bool:
         """Whether a value is an earlier sum of the same residual stream."""
         for _ in range(16):
-            if node.op_type in STREAM_SUMS:
+            if is_sum(node):
                 return sum(not self.is_constant(name) for name in node.input) > 1
-            producer = self.scope.producer_node(node.input[0]) if node.op_type in _MOVES else None
+            producer = self.scope.producer_node(node.input[0]) if carries(node, 0, RESHAPES) else None
             if producer is None:
                 return False
             node = producer
