@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from precision_planner.pipeline.weak import constrained_nodes, constraints_of, w
 from precision_planner.planning import PlannedNode, PrecisionPlan
 from precision_planner.planning.profiles import make_profiles
 from precision_planner.rewriting import RewriteResult, rewrite
+from precision_planner.rewriting.rewrite import write_layernorms
 from precision_planner.simulation.typed import is_typed_low
 from precision_planner.transforms.constant_rank import give_consumers_rank
 from precision_planner.typing import Decision
@@ -188,6 +189,15 @@ def finish(
     )
     planned = PlannedModel(plan, built, result.report, ground.golden, difference, ground.original)
     return Finished(planned, mixed)
+
+
+def with_layernorms(planned: PlannedModel, form: str) -> PlannedModel:
+    """What is built with its LayerNormalizations as `--layernorm` says.
+
+    Last of all: nothing here can run a plugin, so it is the operator that was decided about and simulated.
+    """
+    model = write_layernorms(planned.model, form)
+    return planned if model is planned.model else replace(planned, model=model)
 
 
 def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool) -> Diff:

@@ -9,7 +9,7 @@ from typing import Any
 
 from precision_planner.judging.tolerance import check_metrics, parse_tolerances
 from precision_planner.model import Model
-from precision_planner.pipeline.finishing import Finished, PlannedModel, finish
+from precision_planner.pipeline.finishing import Finished, PlannedModel, finish, with_layernorms
 from precision_planner.pipeline.ground import Ground, lay_ground
 from precision_planner.pipeline.request import Aim, Asked, Profiles, Request, SearchRequest
 from precision_planner.pipeline.searching import Searched, look_at, search_draft
@@ -100,6 +100,7 @@ def plan(
     chosen, bounds = get_target(target), tuple(parse_tolerances(tolerance))
     own = dict(metrics or {})
     check_metrics(bounds, own)
+    layernorm = str(options.pop("layernorm", "onnx"))
     request = Request(
         Aim(chosen, precision, bounds, own),
         Asked(policy, headroom, tuple(rules), tuple(only), tuple(disable), tuple(without)),
@@ -111,14 +112,15 @@ def plan(
         calibrate,
         verify,
         hold_low,
+        layernorm,
     )
     say = progress or (lambda text: None)
     ground = lay_ground(source, request, inputs, surgery)
     say("measuring activations" if calibrate and not ground.obstacle else "reading weights")
     first = draft(ground, request, Variant(fuse=request.fuse, options=options))
     if request.searches and not ground.obstacle:
-        return _searched(first, ground, request, say)
-    return _by_rules(first, ground, request, say)
+        return with_layernorms(_searched(first, ground, request, say), layernorm)
+    return with_layernorms(_by_rules(first, ground, request, say), layernorm)
 
 
 def _by_rules(first: Draft, ground: Ground, request: Request, say: Say) -> PlannedModel:
@@ -184,7 +186,7 @@ def _carried_out(searched: Searched, ground: Ground, request: Request, say: Say)
 
 def _has_fused_norms(drafted: Draft, ground: Ground, request: Request) -> bool:
     """Whether there are LayerNormalizations that might be decomposed, for a target where that makes a difference."""
-    if request.aim.target.norm_beside_fp32 or not drafted.variant.fuse:
+    if request.aim.target.norm_beside_fp32 or not drafted.variant.fuse or request.layernorm != "onnx":
         return False
     return layernorms(drafted.rewritten(request.aim.precision).fused) > layernorms(ground.model)
 

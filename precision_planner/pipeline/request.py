@@ -93,6 +93,7 @@ class Request:
       calibrate: measure activations.
       verify: run the fused and the typed model in onnxruntime.
       hold_low: constrain what is low, too, for a weakly typed target.
+      layernorm: how LayerNormalization is written in what is built; everything before knows the operator alone.
     """
 
     aim: Aim
@@ -105,6 +106,7 @@ class Request:
     calibrate: bool = True
     verify: bool = True
     hold_low: bool = False
+    layernorm: str = "onnx"
 
     def __post_init__(self) -> None:
         _check_target(self.aim.target, self.aim.precision, self.rewriting)

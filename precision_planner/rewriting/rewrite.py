@@ -370,12 +370,7 @@ class _Rewrite:
         )
 
     def _as_plugins(self, model: Model) -> Model:
-        kind, _, name = self.layernorm.partition(":")
-        if kind == "onnx" and not name:
-            return model
-        if kind != "plugin" or not name:
-            raise ConversionError(f"--layernorm {self.layernorm!r} is unknown; use onnx or plugin:NAME")
-        return apply_plugin_layernorm(model, None, name).model
+        return write_layernorms(model, self.layernorm)
 
     # verification
 
@@ -388,6 +383,20 @@ class _Rewrite:
             reason = "onnxruntime has no TensorRT plugins; checked by structure only"
             return summarize(fusion.verification, {"passed": None, "reason": reason})
         return summarize(fusion.verification, verify_typed(loaded, typed))
+
+
+def write_layernorms(model: Model, form: str) -> Model:
+    """LayerNormalization as `--layernorm` says: "onnx" (as it is) or "plugin:NAME".
+
+    Raises:
+      ConversionError: another form, or a plugin and no LayerNormalization that can be written so.
+    """
+    kind, _, name = form.partition(":")
+    if kind == "onnx" and not name:
+        return model
+    if kind != "plugin" or not name:
+        raise ConversionError(f"--layernorm {form!r} is unknown; use onnx or plugin:NAME")
+    return apply_plugin_layernorm(model, None, name).model
 
 
 def _carry(
