@@ -21,7 +21,7 @@ _PUBLIC = {
     "analyze": "precision_planner.analysis",
     "diff": "precision_planner.diffing",
     "plan": "precision_planner.pipeline",
-    "rewrite": "precision_planner.rewriting",
+    "rewrite": "precision_planner.pipeline",
     "simulate": "precision_planner.simulation",
 }
 

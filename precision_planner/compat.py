@@ -10,6 +10,7 @@ never change, what cannot be converted is an error or an island and never a brok
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -21,10 +22,11 @@ import onnx
 
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, display_name
-from precision_planner.rewriting import rewrite
+from precision_planner.pipeline import rewrite
+from precision_planner.rewriting import RewriteResult
 from precision_planner.typing import Decision, Precision
 
-__all__ = ["convert_float_to_float16", "convert_to_mixed_precision"]
+__all__ = ["VerdictWarning", "convert_float_to_float16", "convert_to_mixed_precision"]
 
 FLOAT16_MAX = 65504.0
 
@@ -35,6 +37,10 @@ _AUTOCAST = frozenset(
     }
 )  # fmt: skip
 """Arguments of ModelOpt's function that have no meaning here."""
+
+
+class VerdictWarning(UserWarning):
+    """What was made answers nonsense on the inputs that it was judged on."""
 
 
 def convert_to_mixed_precision(
@@ -48,6 +54,8 @@ def convert_to_mixed_precision(
     init_max: float | None = FLOAT16_MAX,
     keep_io_types: bool = False,
     calibration_data: str | os.PathLike[str] | Mapping[str, np.ndarray] | None = None,
+    *,
+    verify: bool = True,
     **ignored: Any,
 ) -> onnx.ModelProto:
     """Convert as ModelOpt's AutoCast does.
@@ -65,6 +73,8 @@ def convert_to_mixed_precision(
         masks become finite instead, and a bound that is out of range anyway is no reason.
       keep_io_types: the interface keeps its types.
       calibration_data: a .npz, a Polygraphy JSON file, or a dict of arrays.
+      verify: check what was made and simulate it on `calibration_data`, or on made-up inputs; a `VerdictWarning` says
+        where it answers nonsense (on made-up inputs, a line of the log).
       ignored: options of AutoCast that have no meaning here (`providers`, `trt_plugins`, ...) and any other: each is
         warned of.
 
@@ -88,13 +98,16 @@ def convert_to_mixed_precision(
     if data_max is not None and calibration_data is not None:
         kept.update(_large_data(model, index, data_max, calibration_data, forced))
     kept.update({node: Decision(precision, "included by name or operator") for node in forced if node not in kept})
-    return rewrite(
-        model,
-        precision=precision,
-        decisions=kept,
-        io_types="keep" if keep_io_types else "low",
-        verify=False,
-    ).model
+    return _judged(
+        rewrite(
+            model,
+            precision=precision,
+            decisions=kept,
+            io_types="keep" if keep_io_types else "low",
+            inputs=calibration_data,
+            verify=verify,
+        )
+    )
 
 
 def convert_float_to_float16(
@@ -106,6 +119,8 @@ def convert_float_to_float16(
     op_block_list: Collection[str] | None = None,
     node_block_list: Collection[str] | None = None,
     check_fp16_ready: bool = True,
+    *,
+    verify: bool = True,
 ) -> onnx.ModelProto:
     """Convert as onnxconverter-common's float16 does.
 
@@ -118,6 +133,7 @@ def convert_float_to_float16(
       op_block_list: op types that stay in FP32. None means none: what cannot be float16 is known.
       node_block_list: names of nodes that stay in FP32.
       check_fp16_ready: accepted and without effect: converting twice changes nothing.
+      verify: check what was made and simulate it on made-up inputs; the log says where it answers nonsense.
 
     Raises:
       ConversionError: nothing can be converted.
@@ -137,7 +153,18 @@ def convert_float_to_float16(
         graph = loaded.proto.graph
         low = [info.name for info in (*graph.input, *graph.output) if info.name not in keep]
         io_types = "low=" + ",".join(low) if low else "keep"
-    return rewrite(loaded, precision="fp16", fuse=(), decisions=decisions, io_types=io_types, verify=False).model
+    return _judged(rewrite(loaded, precision="fp16", fuse=(), decisions=decisions, io_types=io_types, verify=verify))
+
+
+def _judged(result: RewriteResult) -> onnx.ModelProto:
+    """The model; where it answers nonsense, a warning on the inputs given, a line of the log on made-up ones."""
+    verdict = result.verdict
+    if verdict is not None and verdict.is_wrong:
+        if verdict.is_made_up:
+            logging.getLogger(__name__).warning("%s; give calibration_data to know", verdict)
+        else:
+            warnings.warn(str(verdict), VerdictWarning, stacklevel=3)
+    return result.model
 
 
 def _warn_of(ignored: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ from precision_planner.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from precision_planner.judging.verdict import Verdict
+
 
 def make_console(stream: TextIO, *, width: int | None = None) -> Console:
     """Return a console on a stream that takes text literally.
@@ -148,3 +150,19 @@ def write_result(text: str, destination: str | Path) -> None:
         sys.stdout.write(text)
         return
     write_text(Path(destination), text)
+
+
+VERDICT_STYLES = {"FINE": "green", "DEGRADED": "yellow", "GARBAGE": "bold red", "NONFINITE": "bold red"}
+
+
+def render_verdict(verdict: Verdict, step: str, fail_on_made_up: bool) -> None:
+    """The next command that makes sense, if any, and the verdict: the last line."""
+    from precision_planner.pipeline.judged import told
+
+    line, warning = told(verdict, fail_on_made_up)
+    if warning:
+        note(f"warning: {warning}")
+    console = stdout_console()
+    if step:
+        console.print(f"next: {step}", soft_wrap=True)
+    console.print(line, soft_wrap=True, markup=False, style=VERDICT_STYLES.get(verdict.grade, "bold"))

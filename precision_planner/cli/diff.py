@@ -14,6 +14,7 @@ import click
 
 from precision_planner.cli.options import selector_option
 from precision_planner.errors import ToleranceError
+from precision_planner.judging.tolerance import bounds_told
 
 
 @click.command("diff")
@@ -60,7 +61,7 @@ from precision_planner.errors import ToleranceError
     "--tolerance",
     multiple=True,
     metavar="[OUTPUT:]METRIC=VALUE",
-    help="Exit 1 beyond it: sad, max_abs, mean_abs, rel_l2 (upper bounds), cosine, top1 (lower).",
+    help=f"Exit 1 beyond it: {bounds_told()}.",
 )
 @click.option("--metric", multiple=True, metavar="FILE.py:FN", help="Your own metric of (reference, candidate).")
 @click.option(
@@ -120,7 +121,12 @@ def command(reference: str, candidate: str, **options: Any) -> int:
         from precision_planner.reporting.diff_terminal import render_diff
 
         render_diff(data, stdout_console())
-    return 1 if data["failures"] else 0
+    judged = found.judgement
+    assert judged is not None
+    if data["tolerances"]:
+        return 0 if data["passed"] else 1
+    # without a tolerance no difference is a failure, but to have compared nothing, or not everything, is
+    return 1 if judged.problems or not judged.compared else 0
 
 
 def own_metrics(given: tuple[str, ...]) -> dict[str, Any]:

@@ -98,6 +98,16 @@ def target_option(what: str) -> Callable[[Command], Command]:
     )
 
 
+def verdict_options(command: Command) -> Command:
+    """The options of commands whose last line is a verdict."""
+    for option in (
+        click.option("--fail-on-made-up", is_flag=True, help="Exit 1 for nonsense on made-up inputs, too."),
+        click.option("--no-verify", is_flag=True, help="Neither check nor judge the result: NOT JUDGED."),
+    ):
+        command = option(command)
+    return command
+
+
 def graph_options(command: Command) -> Command:
     """The options of `planner rewrite` that say what becomes of the graph; `planner plan` takes them too."""
     for option in reversed(_GRAPH_OPTIONS):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from precision_planner.cli.options import fusion_kinds, graph_options, target_option
+from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
 
 
 @click.command("plan")
@@ -47,16 +47,17 @@ from precision_planner.cli.options import fusion_kinds, graph_options, target_op
 )
 @click.option("--no-calibrate", is_flag=True, help="Measure no activations: decide by what holds without data.")
 @graph_options
-@click.option("--no-verify", is_flag=True, help="Do not run onnxruntime on fused and typed models.")
+@verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Also write the plan here; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 def command(model: str, output: str, json_path: str | None, force: bool, **options: Any) -> int:
     """Decide MODEL's precision for a build target, predict the result, and write a folder that builds it."""
-    from precision_planner.cli.console import stdout_console, work, write_result
+    from precision_planner.cli.console import render_verdict, stdout_console, work, write_result
     from precision_planner.cli.diff import own_metrics
     from precision_planner.cli.signals import stop_on_signals
     from precision_planner.emitting.folder import check_folder
     from precision_planner.pipeline import plan
+    from precision_planner.pipeline.judged import exit_code
     from precision_planner.rewriting.plugins import parse_plugins
 
     folder = Path(output)
@@ -73,6 +74,7 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         "plugins": libraries,
     }
     del options["workspace"]
+    fail_on_made_up = options.pop("fail_on_made_up")
     searches = bool(options["tolerance"]) and options["policy"] == "auto" and not options["no_calibrate"]
     with work(f"planning {model}") as say, stop_on_signals(searches) as stop:
         planned = plan(
@@ -96,7 +98,10 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         write_result(json.dumps(planned.plan.to_dict(), indent=1), json_path)
     if json_path != "-":
         _render(planned, folder, written, stdout_console())
-    return 1 if planned.passed is False else 0
+        assert planned.verdict is not None
+        script = next((name for name in ("build.py", "verify.py") if folder / name in written), "")
+        render_verdict(planned.verdict, f"python {folder / script}" if script else "", fail_on_made_up)
+    return exit_code(planned.verdict, planned.passed, fail_on_made_up)
 
 
 def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | None:
@@ -169,4 +174,3 @@ def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> No
             console.print(f"{'':7}such as {nodes[0].node}: {nodes[0].reason}", soft_wrap=True, style="dim")
     if made.inputs.get("synthesized"):
         console.print("measured on synthesized inputs, so with low confidence; give --inputs", soft_wrap=True)
-    console.print(f"build with: python {folder / 'build.py'}", soft_wrap=True)

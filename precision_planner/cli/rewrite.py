@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from precision_planner.cli.options import fusion_kinds, graph_options
+from precision_planner.cli.options import fusion_kinds, graph_options, verdict_options
 from precision_planner.errors import OutputError
 
 
@@ -23,7 +23,7 @@ from precision_planner.errors import OutputError
     help="The low type; fp32 only fuses.",
 )
 @graph_options
-@click.option("--no-verify", is_flag=True, help="Do not run onnxruntime on the result.")
+@verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
 def command(model: str, output: str | None, json_path: str | None, force: bool, **options: Any) -> int:
@@ -31,9 +31,11 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
 
     SEL: a category (layernorm, softmax, ...), an op type, a glob on node names, or re:PATTERN.
     """
-    from precision_planner.cli.console import check_results, note, progress, write_result
+    from precision_planner.cli.console import check_results, note, progress, render_verdict, write_result
     from precision_planner.model import Model
-    from precision_planner.rewriting import default_output, rewrite
+    from precision_planner.pipeline import rewrite
+    from precision_planner.pipeline.judged import exit_code
+    from precision_planner.rewriting import default_output
     from precision_planner.rewriting.plugins import parse_plugins
     from precision_planner.writing import check_output, place_of
 
@@ -46,6 +48,7 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
     kinds = fusion_kinds(options)
     plugins = parse_plugins(options.pop("plugins"))
     verify = not options.pop("no_verify")
+    fail_on_made_up = options.pop("fail_on_made_up")
     with progress(f"rewriting {loaded.path}"):
         result = rewrite(loaded, fuse=kinds, plugins=plugins, verify=verify, **options)
         written = result.save(target, force=force)
@@ -54,7 +57,16 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
         write_result(json.dumps(report, indent=2), json_path)
     if json_path != "-":
         _render(report, note)
-    return 0 if report["verification"]["passed"] is not False else 1
+        assert result.verdict is not None
+        if result.verdict.is_wrong:
+            data = options["inputs"] or "INPUTS"
+            step = f"planner plan {model} -o {target.stem}.plan --inputs {data} --tolerance rel_l2=1e-2"
+        elif result.verdict.is_made_up:
+            step = f"planner diff {model} {target} --inputs INPUTS --tolerance rel_l2=1e-2"
+        else:
+            step = ""
+        render_verdict(result.verdict, step, fail_on_made_up)
+    return exit_code(result.verdict, report["verification"]["passed"], fail_on_made_up)
 
 
 def _render(report: dict[str, Any], note: Any) -> None:

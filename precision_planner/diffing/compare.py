@@ -36,6 +36,7 @@ from precision_planner.model.inputs import Inputs, input_specs, load_inputs, tak
 from precision_planner.model.order import reads
 from precision_planner.model.session import Session
 from precision_planner.numerics.formats import FORMATS
+from precision_planner.rewriting.loading import refusal
 from precision_planner.simulation import inline_functions, is_typed_low
 from precision_planner.simulation.accumulation import Accumulation
 from precision_planner.simulation.simulate import Semantics, WeightPolicy
@@ -69,6 +70,7 @@ def compare(
     metrics: Mapping[str, OwnMetric] | None = None,
     names: Mapping[str, str] | None = None,
     self_check: bool = True,
+    checked: bool = False,
     command: str = "",
     progress: Progress | None = None,
 ) -> Diff:
@@ -100,6 +102,7 @@ def compare(
       metrics: one's own metrics, name -> function of (reference, candidate) arrays; larger is worse.
       names: old node name -> new, where nodes of the candidate have other names.
       self_check: run the reference with onnxruntime's optimizations too, to see how much they change.
+      checked: the candidate has been loaded as it is; False does so first: what checker or runtime refuse is an error.
       command: the command line, for the report.
       progress: called with the number of steps done.
 
@@ -112,6 +115,8 @@ def compare(
     own = guarded(metrics)
     check_metrics(tolerances, own)
     ref_side, cand_side = open_side(reference), open_side(candidate)
+    if not checked and cand_side.model is not None and cand_side.model is not ref_side.model:
+        _check_loads(ref_side, cand_side)
     renamed = {**_fused_by_plan(ref_side, cand_side), **cand_side.names, **(names or {})}
     if cand_side.is_weak_plan and simulate is None:
         # the graph is FP32, the types stand in the plan; a weak build may keep chains of operators in a kernel
@@ -259,6 +264,17 @@ def _check_simulated(runner: Runner, simulate: str | None, keeps: bool, how: boo
             f"--semantics, --weights and --accumulation say how 16 bits are simulated, and {label} is run as it is; "
             "add --simulate fp16"
         )
+
+
+def _check_loads(reference: Side, candidate: Side) -> None:
+    """Refuse a candidate that checker or runtime refuse: a simulation would compute what nothing can run.
+
+    Where they refuse the reference, too (an operator of somebody's own), they say nothing of the candidate.
+    """
+    assert candidate.model is not None
+    refused = refusal(candidate.model)
+    if refused and (reference.model is None or not refusal(reference.model)):
+        raise ModelError(f"{candidate.label} cannot be loaded as it is: {refused}")
 
 
 def _is_typed_low(side: Side) -> bool:

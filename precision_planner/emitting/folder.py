@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +14,7 @@ from precision_planner import writing
 from precision_planner._text import markdown_code, markdown_text, visible
 from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
+from precision_planner.judging import PLAN_FILES
 from precision_planner.model import Model
 from precision_planner.model.arrays import write_npz
 from precision_planner.plans.plan import PrecisionPlan
@@ -46,7 +48,13 @@ class GoldenCase:
 
 
 def emit_folder(
-    folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase] = (), *, force: bool = False
+    folder: Path,
+    plan: PrecisionPlan,
+    model: Model,
+    golden: Sequence[GoldenCase] = (),
+    *,
+    scripts: Mapping[str, Path] | None = None,
+    force: bool = False,
 ) -> list[Path]:
     """Write the folder of a plan, whole or not at all.
 
@@ -55,6 +63,7 @@ def emit_folder(
       plan: the decision.
       model: what is built: typed for a strong target, FP32 with fusions for a weak one.
       golden: what verify.py compares the engine with.
+      scripts: the user's own metrics, name in the folder -> file.
       force: replace an existing plan folder.
 
     Returns:
@@ -67,7 +76,7 @@ def emit_folder(
     if any(identity(file) == identity(mine) is not None for file in model.files for mine in ours):
         raise OutputError(f"the model lies inside {folder}, which the plan would replace; give another -o")
     with FolderWriter(folder, MAIN, force=force) as staging:
-        _fill(staging, plan, model, golden)
+        _fill(staging, plan, model, golden, scripts or {})
     return sorted(folder / name for name in made_files(folder))
 
 
@@ -76,7 +85,9 @@ def check_folder(folder: Path, *, force: bool) -> None:
     writing.check_folder(folder, MAIN, force=force)
 
 
-def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase]) -> None:
+def _fill(
+    folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[GoldenCase], scripts: Mapping[str, Path]
+) -> None:
     model.save(folder / "model.onnx")
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     for name in _SCRIPTS[get_target(plan.target).has_builder]:
@@ -84,6 +95,13 @@ def _fill(folder: Path, plan: PrecisionPlan, model: Model, golden: Sequence[Gold
         (folder / name).write_text(source.read_text("utf-8"), encoding="utf-8")
         if name in _RUN:
             (folder / name).chmod(0o755)
+    (folder / "judging").mkdir()
+    for name in PLAN_FILES:
+        text = resources.files("precision_planner.judging").joinpath(name).read_text("utf-8")
+        (folder / "judging" / name).write_text(text, encoding="utf-8")
+    for name, source in scripts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, folder / name)
     if golden:
         (folder / "golden").mkdir()
     for case in golden:

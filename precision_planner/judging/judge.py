@@ -295,7 +295,7 @@ class Judge:
 
     def _all_bounds(self, outputs: Mapping[str, Judged]) -> List[Tolerance]:
         """The bounds given, and where one is about detections: that none is lost, unless it is said how many may be."""
-        bounds = list(self.bounds)
+        bounds: List[Tolerance] = []
         for name, output in outputs.items():
             rows = [other for other, boxes in self.matcher.groups.items() if boxes == name]
             if output.detections is None or not any(bound.about(row) for bound in self.bounds for row in rows):
@@ -303,7 +303,7 @@ class Judge:
             for metric in ("missed", "extra"):
                 if not any(bound.metric == metric and bound.about(name) for bound in self.bounds):
                     bounds.append(Tolerance(metric, 0.0, name))
-        return bounds
+        return [*bounds, *self.bounds]
 
     def _judged(self, name: str) -> Judged:
         shape, dtype = self._facts.get(name, ((), ""))

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 from precision_planner.errors import ToleranceError
@@ -113,6 +114,7 @@ def guarded(metrics: Mapping[str, OwnMetric] | None) -> dict[str, OwnMetric]:
 
 
 def _guarded(name: str, function: OwnMetric) -> OwnMetric:
+    @wraps(function)
     def guarded(reference: Any, candidate: Any) -> float:
         try:
             return float(function(reference, candidate))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
+from precision_planner.judging.evidence import find_evidence
+from precision_planner.judging.metrics import BOUNDS, METRICS
+from precision_planner.judging.verdict import Verdict, not_judged
 from precision_planner.model import GraphIndex, Model, NodeId, type_name
 from precision_planner.pipeline.ground import Ground
+from precision_planner.pipeline.judged import own_files, verdict_of_diff
 from precision_planner.pipeline.request import Request
 from precision_planner.pipeline.variants import Draft
 from precision_planner.pipeline.weak import constrained_nodes, constraints_of, weak_model
@@ -25,6 +29,8 @@ from precision_planner.transforms.constant_rank import give_consumers_rank
 from precision_planner.typing import Decision
 
 __all__ = ["PlannedModel", "finish", "interface"]
+
+NOT_ASKED = "verification was switched off"
 
 BUILD_DEFAULTS: Mapping[str, Any] = {
     "tf32": False,
@@ -50,6 +56,8 @@ class PlannedModel:
       golden: inputs and the FP32 model's answers.
       diff: the predicted difference, None where the model could not be run.
       original: the model that was planned.
+      verdict: what the prediction means.
+      scripts: files of one's own metrics, by their names in the folder.
     """
 
     plan: PrecisionPlan
@@ -58,6 +66,8 @@ class PlannedModel:
     golden: tuple[GoldenCase, ...] = ()
     diff: Diff | None = None
     original: Model | None = None
+    verdict: Verdict | None = None
+    scripts: Mapping[str, Path] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         from precision_planner.pipeline.explain import planned_html
@@ -83,7 +93,7 @@ class PlannedModel:
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> list[Path]:
         """Write the plan folder; see `emit_folder`."""
-        return emit_folder(Path(folder), self.plan, self.model, self.golden, force=force)
+        return emit_folder(Path(folder), self.plan, self.model, self.golden, scripts=self.scripts, force=force)
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,10 @@ def finish(
         constrained, mixed = constrained_nodes(result, built, hold_low=request.hold_low)
         built = give_consumers_rank(built, tuple(constrained)).model
     say("simulating the result")
-    difference = None if ground.obstacle else _predict(ground, result, request, tf32)
+    judges = not ground.obstacle and (request.verify or bool(aim.bounds))
+    difference = _predict(ground, result, request, tf32) if judges else None
+    verdict = verdict_of_diff(difference) if difference is not None else not_judged(ground.obstacle or NOT_ASKED)
+    metric_files, scripts = own_files(aim.metrics)
     settings = {**{name: value for name, value in request.build.items() if value is not None}, "tf32": tf32}
     plan = PrecisionPlan(
         model=_model_facts(ground.original),
@@ -185,9 +198,13 @@ def finish(
         },
         findings=tuple(finding.to_dict() for finding in choice.findings),
         passed=difference.passed if difference is not None and aim.bounds else None,
+        verification=_without_times(result.report["verification"]),
+        verdict=verdict.to_dict(),
+        metrics=metric_files,
+        judging=find_evidence(ground.model).evidence.to_dict(),
         search=dict(search or {}),
     )
-    planned = PlannedModel(plan, built, result.report, ground.golden, difference, ground.original)
+    planned = PlannedModel(plan, built, result.report, ground.golden, difference, ground.original, verdict, scripts)
     return Finished(planned, mixed)
 
 
@@ -225,7 +242,7 @@ def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool
             lowering=target.lowering,
             semantics="fused" if held else "typed",
             weights="ieee" if held else None,
-            layers=False,
+            checked=True,
         )
     return compare(
         model,
@@ -242,8 +259,17 @@ def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool
         metrics=metrics,
         names=result.report["names"],
         tf32=tf32 and target.tf32,
-        layers=False,
+        checked=True,
     )
+
+
+def _without_times(checks: Mapping[str, Any]) -> dict[str, Any]:
+    """What was checked, without how long it took: the same inputs give the same plan."""
+    return {
+        name: _without_times(value) if isinstance(value, Mapping) else value
+        for name, value in checks.items()
+        if name != "seconds"
+    }
 
 
 def _planned_nodes(result: RewriteResult) -> tuple[PlannedNode, ...]:
@@ -300,7 +326,5 @@ def interface(model: Model) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(output: OutputDiff) -> dict[str, Any]:
-    return {name: output.get(name) for name in ("sad", "max_abs", "mean_abs", "rel_l2", "cosine", "top1")} | {
-        "sad_mean": output.sad_mean,
-        "nonfinite": output.nonfinite,
-    }
+    told = {name: output.get(name) for name in (*(n for n in BOUNDS if n in METRICS), "sad_mean")}
+    return {**told, "nonfinite": output.nonfinite, "detections": output.detections}

@@ -11,7 +11,8 @@ import numpy as np
 
 from precision_planner.emitting.folder import GoldenCase
 from precision_planner.errors import ModelError, PlanError
-from precision_planner.judging.tolerance import check_outputs
+from precision_planner.judging.evidence import find_evidence
+from precision_planner.judging.tolerance import check_detections, check_outputs
 from precision_planner.model import Model
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
@@ -75,6 +76,7 @@ def lay_ground(source: Model | Any, request: Request, inputs: Any, surgery: str 
     model = run_surgery(original, surgery) if surgery else original
     aim = request.aim
     check_outputs(aim.bounds, [value.name for value in model.proto.graph.output], aim.metrics)
+    check_detections(aim.bounds, find_evidence(model).evidence.is_detector)
     if request.searches and model.proto.functions:
         model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
     data = load_inputs(inputs, model)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from precision_planner.judging.tolerance import check_metrics, parse_tolerances
+from precision_planner.judging.tolerance import check_metrics, guarded, parse_tolerances
 from precision_planner.model import Model
 from precision_planner.pipeline.finishing import Finished, PlannedModel, finish, with_layernorms
 from precision_planner.pipeline.ground import Ground, lay_ground
@@ -98,7 +98,7 @@ def plan(
       PlanError: shapes that do not fit.
     """
     chosen, bounds = get_target(target), tuple(parse_tolerances(tolerance))
-    own = dict(metrics or {})
+    own = guarded(metrics)
     check_metrics(bounds, own)
     layernorm = str(options.pop("layernorm", "onnx"))
     request = Request(

@@ -93,6 +93,10 @@ class PrecisionPlan:
       inputs: where the data came from: {source, synthesized, batches}.
       findings: what the rules said of the input model.
       passed: whether the prediction meets the tolerance; None where there was nothing to compare.
+      verification: of the typed model, as in the report of `planner rewrite`.
+      verdict: what the prediction means: {grade, sentence, judged_on, first_wrong}.
+      metrics: one's own metrics, name -> {file in the plan's folder, function}.
+      judging: which outputs hold boxes or classes, for verify.py.
       search: what the search measured (see `SearchReport.data`); empty where there was none.
     """
 
@@ -115,6 +119,10 @@ class PrecisionPlan:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
     passed: bool | None = None
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    judging: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
 
     @property

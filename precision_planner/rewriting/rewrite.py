@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from precision_planner.errors import ConversionError, SelectorError
+from precision_planner.judging.verdict import Verdict
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
 from precision_planner.model.inputs import load_inputs
 from precision_planner.operators import RESHAPES, carries, moves_values, op_types, row_of
@@ -58,6 +59,7 @@ class RewriteResult:
       source: the model before everything, after surgery.
       fused: the model that the assignment is about: with its fusions, before types.
       decisions: what was decided about nodes of `fused`.
+      verdict: what the result answers, where it was judged; see `precision_planner.pipeline.rewrite`.
     """
 
     typed: Model
@@ -66,6 +68,7 @@ class RewriteResult:
     source: Model
     fused: Model
     decisions: Mapping[NodeId, Decision]
+    verdict: Verdict | None = None
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -226,6 +229,12 @@ class _Rewrite:
         seconds = time.perf_counter() - started - fusing
         before_checks = time.perf_counter()
         checks = self._verify(loaded, typed, fusion, changed=typed is not loaded)
+        refused = checks.get("typed", {})
+        if refused.get("passed") is False:
+            raise ConversionError(
+                f"the {self.precision} model that was made is refused: {refused['reason']}; keep the node named "
+                "there in FP32 (--keep-fp32), and report the model"
+            )
         checks["seconds"] = round(fusing + time.perf_counter() - before_checks, 3)
         report = build_report(
             source=self.source,

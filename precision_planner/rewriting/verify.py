@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -13,19 +12,16 @@ from precision_planner._extras import require
 from precision_planner.errors import MissingExtraError
 from precision_planner.model import GraphIndex, Model
 from precision_planner.operators import operators
+from precision_planner.rewriting.loading import check_file, load_file
 from precision_planner.writing import scratch_folder
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 _NO_BRAIN = "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
 _TYPE_NAMES = frozenset(row.type_attribute for row in operators() if row.type_attribute)
 
-_CRASHES = ("NchwcTransformer",)
-"""Optimizers left out: onnxruntime 1.32's blocks channels of FP32, and takes the process down (SIGSEGV) where an FP16
-MatMul by a constant reads a Transpose by [1, 0, 2], as torch's attention does."""
-
 
 def verify_typed(original: Model, typed: Model) -> dict[str, Any]:
-    """Load a typed model in onnxruntime at every optimization level.
+    """Check a typed model with the ONNX checker and strict shape inference, and load it in onnxruntime at every level.
 
     A model whose original onnxruntime cannot load either (custom operators) is not judged, nor is bfloat16, for which
     its CPU provider has no kernels.
@@ -44,37 +40,31 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
     except MissingExtraError as error:
         return None, str(error)
     brain = _uses(typed, onnx.TensorProto.BFLOAT16)
-    if brain and not _uses(original, onnx.TensorProto.BFLOAT16):
-        return None, _NO_BRAIN
     error_text = ""
     with scratch_folder() as folder:
         path = folder / "typed.onnx"
         typed.save(path)
+        broken = check_file(path)
+        if broken:
+            original.save(folder / "original.onnx")
+            before = check_file(folder / "original.onnx")
+            return (None, f"the input model is refused, too: {before}") if before else (False, broken)
+        if brain and not _uses(original, onnx.TensorProto.BFLOAT16):
+            return None, _NO_BRAIN
         for level in _LEVELS:
-            error_text = _load(ort, path, level)
+            error_text = load_file(ort, path, level)
             if error_text:
                 break
         if not error_text:
             return True, ""
         if brain and "NOT_IMPLEMENTED" in error_text:
             return None, _NO_BRAIN
-        before = folder / "original.onnx"
-        original.save(before)
-        refused = _load(ort, before, "ORT_DISABLE_ALL")
+        whole = folder / "original.onnx"
+        original.save(whole)
+        refused = load_file(ort, whole, "ORT_DISABLE_ALL")
     if refused:
         return None, f"onnxruntime cannot load the input model either: {refused}"
     return False, f"onnxruntime ({level}): {error_text}"
-
-
-def _load(ort: Any, path: Path, level: str) -> str:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.log_severity_level = 4
-    try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_CRASHES))
-    except Exception as error:  # onnxruntime's errors share no base class but this one
-        return " ".join(str(error).split())
-    return ""
 
 
 def _uses(model: Model, element: int) -> bool:
@@ -101,7 +91,9 @@ def summarize(fusion: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, 
       typed: of `verify_typed`, empty where it was not run.
     """
     verdicts = [part["passed"] for part in (fusion, typed) if part.get("passed") is not None]
-    passed = all(verdicts) if verdicts else None
+    passed: bool | None = all(verdicts) if verdicts else None
+    if passed and typed and typed.get("passed") is None:
+        passed = None  # that the fusions hold says nothing of the types
     reasons = [str(part["reason"]) for part in (fusion, typed) if part.get("reason")]
     return {
         "max_abs": fusion.get("max_abs"),

@@ -17,12 +17,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from precision_planner import judging
 from precision_planner.emitting.folder import GoldenCase, emit_folder
 from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
+from precision_planner.judging import PLAN_FILES
 from precision_planner.model import Model
 from precision_planner.planning import Constraint, PlannedNode, PrecisionPlan, Profile
 
+JUDGING = Path(judging.__file__).parent
 TEMPLATES = Path(__file__).parents[2] / "precision_planner" / "emitting" / "templates"
 
 
@@ -94,6 +97,11 @@ def test_the_folder_is_complete_and_the_plan_reads_back(rtx_folder: Path) -> Non
         "engine_types.py",
         "golden/usual.inputs.npz",
         "golden/usual.outputs.npz",
+        "judging/__init__.py",
+        "judging/detections.py",
+        "judging/judge.py",
+        "judging/metrics.py",
+        "judging/verdict.py",
         "model.onnx",
         "plan.json",
         "verify.py",
@@ -113,7 +121,7 @@ def test_scripts_are_python_3_8_and_import_nothing_of_ours(name: str) -> None:
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    siblings = {path.stem for path in TEMPLATES.glob("*.py")}
+    siblings = {"judging", *(path.stem for path in TEMPLATES.glob("*.py"))}
     optional = {"onnx"} if name == "diagnose.py" else {"onnxruntime"} if name == "run.py" else set()
     assert imported <= {
         *sys.stdlib_module_names, "polygraphy", "tensorrt", "tensorrt_rtx", "numpy", *siblings, *optional
@@ -199,34 +207,65 @@ def test_a_constraint_without_a_layer_raises(node: str, outputs: list[str]) -> N
         match(LAYERS, [{"node": "/a/Mul", "outputs": ["a"]}, {"node": node, "outputs": outputs}])
 
 
-# --- verify.py's metrics
+# --- verify.py's judge
+
+
+@pytest.mark.parametrize("name", PLAN_FILES)
+def test_the_judge_is_python_3_8_and_needs_numpy_alone(name: str) -> None:
+    tree = ast.parse((JUDGING / name).read_text("utf-8"), feature_version=(3, 8))
+    for node in ast.walk(tree):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            modules = [node.module or ""]
+        assert {module.split(".")[0] for module in modules} <= {*sys.stdlib_module_names, "numpy"}
+
+
+@pytest.mark.slow
+def test_the_judge_runs_on_the_oldest_python_that_there_is(tmp_path: Path) -> None:
+    """Annotations and calls that only newer versions have fail when they are imported or run."""
+    shutil.copytree(JUDGING, tmp_path / "judging")
+    old = shutil.which("python3.8")
+    if old is None or subprocess.run([old, "-c", "import numpy"], capture_output=True).returncode:
+        pytest.skip("no Python 3.8 with numpy on this machine")
+    text = (
+        "import numpy as np\n"
+        "from judging.judge import judge, Tolerance\n"
+        "from judging.verdict import verdict_of\n"
+        "x = np.eye(4)\n"
+        "print(verdict_of(judge([{'y': x}], [{'y': x + 1e-3}], [Tolerance('p99_abs', 1.0)]), 'x', False))\n"
+    )
+    run = subprocess.run([old, "-c", text], cwd=tmp_path, capture_output=True, text=True)
+    assert run.stdout.startswith("FINE"), run.stderr
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_verify_counts_what_is_not_finite_and_it_breaks_every_tolerance(broken: float) -> None:
-    tree = template("verify.py")
-    names = {"rows", "measure", "beyond", "LOWER_BOUNDS"}
-    wanted = [
-        node
-        for node in tree.body
-        if (isinstance(node, ast.FunctionDef) and node.name in names)
-        or (isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in names)
-    ]
-    scope: dict = {"np": np, "PLAN": {"tolerance": [{"output": None, "metric": "sad", "bound": 1e9}]}}
-    exec(compile(ast.Module(wanted, []), "verify.py", "exec"), scope)
-    expected = np.array([[1.0, 2.0], [3.0, 4.0]])
-    actual = expected.copy()
-    assert scope["beyond"](scope["measure"](expected, actual), "y") == []
+def test_verify_counts_what_is_not_finite_and_it_breaks_every_tolerance(tmp_path: Path, broken: float) -> None:
+    tolerance = ({"output": None, "metric": "sad", "bound": 1e9}, {"output": None, "metric": "top1", "bound": 0.0})
+    golden = GoldenCase("usual", {"x": np.ones((2, 64), np.float16)}, {"y": np.array([[1.0, 2.0], [3.0, 4.0]])})
+    plan = plan_for("tensorrt-rtx", "strong", tolerance=tolerance)
+    emit_folder(tmp_path / "plan", plan, Model.load(typed_model()), [golden])
+    actual = golden.outputs["y"].copy()
+    assert verified(tmp_path / "plan", actual) == []
+    assert verified(tmp_path / "plan", actual + 1e10) == ["BEYOND TOLERANCE: sad 2e+10, bound 1e+09"]
+    assert verified(tmp_path / "plan", actual[:1])[0].startswith("NOT COMPARABLE: output 'y' has shape")
     actual[1, 0] = broken
-    with np.errstate(invalid="ignore"):
-        metrics = scope["measure"](expected, actual)
-    assert metrics["nonfinite"] == 1
-    assert scope["beyond"](metrics, "y") != []
-    shifted = expected + np.array([[0.25, -0.25], [0.5, 0.5]])
-    metrics = scope["measure"](expected, shifted)
-    assert metrics["sad"] == pytest.approx(1.0)
-    assert metrics["max_abs"] == pytest.approx(0.5)
-    assert metrics["mean_abs"] == pytest.approx(0.375)
+    assert verified(tmp_path / "plan", actual) == [
+        "NOT FINITE",
+        "BEYOND TOLERANCE: sad nan, bound 1e+09; top1 nan, bound 0",
+    ]
+
+
+def verified(folder: Path, actual: np.ndarray) -> list[str]:
+    """What verify.py, run where our package is not, says is wrong with an engine's answer."""
+    np.save(folder / "actual.npy", actual)
+    text = (
+        "import json, numpy, verify\n"
+        "found = verify.check(lambda inputs: {'y': numpy.load('actual.npy')})\n"
+        "json.dump([wrong for *_, wrong in found], open('found.json', 'w'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": ""}
+    subprocess.run([sys.executable, "-c", text], cwd=folder, env=environment, check=True, capture_output=True)
+    return json.loads((folder / "found.json").read_text())[0]
 
 
 # --- nothing lost or overwritten

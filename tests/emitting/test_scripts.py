@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from precision_planner import judging
 from tests.emitting import fake_tensorrt
 from tests.emitting.test_folder import TEMPLATES, plan_for, typed_model
 
@@ -24,6 +25,7 @@ def write_plan(folder: Path, target: str, typing: str, **fields) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for script in TEMPLATES.glob("*.py"):
         shutil.copy(script, folder)
+    shutil.copytree(Path(judging.__file__).parent, folder / "judging", dirs_exist_ok=True)
     (folder / "plan.json").write_text(plan_for(target, typing, **fields).to_json())
     return folder
 

@@ -13,6 +13,7 @@ Written by precision-planner.
 
 import argparse
 import glob
+import importlib.util
 import json
 import os
 import sys
@@ -28,53 +29,40 @@ if PLAN["target_facts"]["runtime"] == "tensorrt_rtx":
 
 import numpy as np  # noqa: E402
 
+sys.path.insert(0, HERE)
+import judging.judge as judging  # noqa: E402
+from judging.detections import Evidence  # noqa: E402
+from judging.metrics import METRICS, json_number  # noqa: E402
+from judging.verdict import grade_of, sentence_of  # noqa: E402
 
-def rows(array):
-    """The array as [rows, values], float64: one row per index of the first axis."""
-    array = np.asarray(array, np.float64)
-    return array.reshape(array.shape[0], -1) if array.ndim and array.shape[0] else array.reshape(1, -1)
-
-
-def measure(expected, actual):
-    """The plan's metrics of one output, in float64. A NaN or infinity where the reference has none makes them NaN."""
-    expected, actual = rows(expected), rows(actual)
-    if expected.shape != actual.shape:
-        raise SystemExit(
-            "verify.py: the engine's output has %d x %d values, the golden one %d x %d"
-            % (actual.shape + expected.shape)
-        )
-    with np.errstate(invalid="ignore", over="ignore"):
-        # an infinity that the reference has too is no difference
-        error = np.where(actual == expected, 0.0, np.abs(actual - expected))
-        norm = np.linalg.norm(expected)
-        product = np.linalg.norm(actual) * norm
-        distance = np.linalg.norm(error)
-        cosine = float((actual * expected).sum() / product) if product else float(distance == 0)
-    return {
-        "sad": float(error.sum(axis=1).max()) if error.size else 0.0,
-        "max_abs": float(error.max()) if error.size else 0.0,
-        "mean_abs": float(error.mean()) if error.size else 0.0,
-        "rel_l2": float(distance / norm) if norm else float(distance),
-        "cosine": cosine,
-        "top1": float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean()) if error.size else 1.0,
-        "nonfinite": int((~np.isfinite(actual) & np.isfinite(expected)).sum()),
-    }
+SHOWN = ("sad", "max_abs", "cosine", "top1", "new_nonfinite")
 
 
-LOWER_BOUNDS = ("cosine", "top1")
+def own_metrics():
+    """The metrics of the plan's author, from the files that were copied here."""
+    found = {}
+    for name, entry in PLAN.get("metrics", {}).items():
+        if not entry.get("file"):
+            raise SystemExit(
+                "verify.py: the tolerance uses the metric %r, whose source could not be copied here; define it in a "
+                "file and plan again with --metric FILE.py:%s" % (name, name)
+            )
+        path = os.path.join(HERE, entry["file"])
+        spec = importlib.util.spec_from_file_location("metric_" + name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found[name] = getattr(module, entry["function"])
+    return found
 
 
-def beyond(metrics, output):
-    """The tolerances of the plan that an output's metrics break; a NaN breaks every one."""
-    broken = []
-    for entry in PLAN["tolerance"]:
-        if entry.get("output") not in (None, "", output):
-            continue
-        value, bound = metrics[entry["metric"]], entry["bound"]
-        within = value >= bound if entry["metric"] in LOWER_BOUNDS else value <= bound
-        if not within:
-            broken.append("%s %.3g, bound %.3g" % (entry["metric"], value, bound))
-    return broken
+def new_judge():
+    """The judge that the plan was made by, with its tolerance."""
+    bounds = [
+        judging.Tolerance(entry["metric"], float(entry["bound"]), entry.get("output") or None)
+        for entry in PLAN["tolerance"]
+    ]
+    evidence = Evidence.from_dict(PLAN.get("judging") or {})
+    return judging.Judge(bounds, own_metrics(), evidence, METRICS.values())
 
 
 def cases():
@@ -103,37 +91,44 @@ def typed(inputs):
 
 
 def check(infer):
-    """Run every case; [(case, output, metrics, broken tolerances)], printed as they come."""
+    """Run every case; [(case, output, metrics, what is wrong)], printed as they come."""
     found = []
+    total = new_judge()
     for name, inputs, golden in cases():
-        outputs = infer(inputs)
-        for output, expected in golden.items():
-            if output not in outputs:
-                raise SystemExit("verify.py: the engine has no output %r; it is not this plan's" % output)
-            metrics = measure(expected, np.asarray(outputs[output]))
-            broken = beyond(metrics, output)
-            found.append((name, output, metrics, broken))
-            verdict = "BEYOND TOLERANCE: " + "; ".join(broken) if broken else "ok"
-            if metrics["nonfinite"] and not broken:
-                verdict = "NOT FINITE"
-            print(
-                "%-12s %-24s SAD %.3g  max %.3g  cosine %.6f  top-1 %.1f %%  non-finite %d  %s"
-                % (
-                    name,
-                    output,
-                    metrics["sad"],
-                    metrics["max_abs"],
-                    metrics["cosine"],
-                    100 * metrics["top1"],
-                    metrics["nonfinite"],
-                    verdict,
-                )
-            )
+        outputs = {key: np.asarray(value) for key, value in infer(inputs).items()}
+        total.add(golden, outputs)
+        one = new_judge()
+        one.add(golden, outputs)
+        judgement = one.result()
+        for output in judgement.outputs.values():
+            wrong = told(judgement, output)
+            metrics = dict(output.values, nonfinite=output.values["new_nonfinite"])
+            found.append((name, output.name, metrics, wrong))
+            values = ["%s %s" % (key, METRICS[key].told(output.values[key])) for key in SHOWN]
+            print("%-12s %-24s %s  %s" % (name, output.name, "  ".join(values), "; ".join(wrong) or "ok"))
+    judgement = total.result()
+    if found and not judgement.compared and not failed(found):
+        found.append(("all", "", {}, ["NOTHING WAS COMPARED"]))
+    print("%s: %s" % (grade_of(judgement).upper(), sentence_of(judgement, grade_of(judgement))))
     return found
 
 
+def told(judgement, output):
+    """What is wrong with an output: what it lost, and the bounds that it does not keep."""
+    if output.problem is not None:
+        return ["NOT COMPARABLE: " + output.problem.text]
+    wrong = [] if output.is_finite else ["NOT FINITE"]
+    if not judgement.compared and output.is_finite and output.detections is None:
+        return wrong  # empty on both sides
+    broken = [f for f in judgement.failures if f.output == output.name]
+    if broken:
+        bounds = ["%s %.3g, bound %.3g" % (f.metric, f.value, f.bound) for f in broken]
+        wrong.append("BEYOND TOLERANCE: " + "; ".join(bounds))
+    return wrong
+
+
 def failed(found):
-    return any(broken or metrics["nonfinite"] for _, _, metrics, broken in found)
+    return any(wrong for _, _, _, wrong in found)
 
 
 def check_engine(path):
@@ -172,7 +167,13 @@ def main():
     if not has_builder:
         import run
 
-        session = run.load_session()
+        try:
+            session = run.load_session()
+        except Exception as error:  # onnxruntime's errors share no base class but this one
+            raise SystemExit(
+                "verify.py: onnxruntime cannot run this plan on this machine (%s); its CPU provider has no bfloat16 "
+                "kernels, and no GPU's" % " ".join(str(error).split())
+            ) from None
         names = [output.name for output in session.get_outputs()]
         found = check(lambda inputs: dict(zip(names, session.run(names, inputs))))
     else:
@@ -180,7 +181,10 @@ def main():
     if not found:
         raise SystemExit("verify.py: golden/ holds no cases, so nothing was compared")
     if arguments.json:
-        data = [{"case": case, "output": output, "broken": b, **m} for case, output, m, b in found]
+        data = [
+            {"case": case, "output": output, "broken": b, **{key: json_number(value) for key, value in m.items()}}
+            for case, output, m, b in found
+        ]
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(data, file, indent=1)
     if not failed(found):
