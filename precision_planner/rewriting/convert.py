@@ -29,7 +29,7 @@ from precision_planner.model import (
     first_output,
     topological_order,
 )
-from precision_planner.operators import row_of
+from precision_planner.operators import named, row_of
 from precision_planner.rewriting.annotations import update_annotations
 from precision_planner.rewriting.casts import cast_target, is_cast, is_exact
 from precision_planner.rewriting.constants import ConstantWriter
@@ -336,6 +336,9 @@ class _Writer:
                 continue
             value = scope.outputs[at]
             name = self._name(scope, value, element)
+            if scope.kind == "function" and name in scope.inputs:
+                # onnxruntime refuses a function that returns an argument as it is
+                name = self._new_cast(scope, (scope.path, value), value, element)
             if name != value:
                 edits.append((scope, at, name))
         return edits
@@ -356,19 +359,22 @@ class _Writer:
         if typing is not None and typing.keep_as == "compute" and row_of(node).statistics_type:
             _set_int(node, "stash_type", TensorProto.FLOAT, default=TensorProto.FLOAT)
         element = self.assignment.storage.get((scope.path, identity.output))
-        if element is None or element == self.assignment.wide or node.domain not in ("", "ai.onnx"):
+        if element is None or node.domain not in ("", "ai.onnx"):
+            return
+        attribute = row_of(node).type_attribute
+        is_named = attribute != "" and named(node, attribute) is not None
+        # Bernoulli, EyeLike, RandomNormalLike, RandomUniformLike: without it the output is of the input's type
+        like = None if row_of(node).converts else self.assignment.reads.get((identity, 0))
+        if element == self.assignment.wide:
+            if attribute and not is_named and like is not None and like != element:
+                _set_int(node, attribute, element)
             return
         if node.op_type == "ConstantOfShape":
             self.constants.fill(node, (scope.path, identity.output), element)
         elif node.op_type == "Optional":
             _retype_optional(node, element)
-        attribute = row_of(node).type_attribute
-        if attribute:
-            # Bernoulli, EyeLike, RandomNormalLike, RandomUniformLike: without it the output is of the input's type
-            like = self.assignment.reads.get((identity, 0)) if node.op_type != "Cast" else None
-            present = any(given.name == attribute for given in node.attribute)
-            if present or like != element:
-                _set_int(node, attribute, element)
+        if attribute and (is_named or like != element):
+            _set_int(node, attribute, element)
 
     def _rebuild(self, removed: Mapping[tuple[tuple[str, ...], int], onnx.NodeProto]) -> bool:
         """Put the Casts in and take the dead ones out, innermost graphs first (a graph's nodes are copied)."""

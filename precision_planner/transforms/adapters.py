@@ -323,6 +323,13 @@ def _group_norm(node: NodeProto, context: Context) -> list[NodeProto]:
     raise Refused(f"GroupNormalization {display_name(node)} takes its scale per channel from 21 on")
 
 
+def _mean_variance(node: NodeProto, context: Context) -> list[NodeProto]:
+    """Say the default axes: the checker expands the function of version 13 without its attributes' defaults."""
+    if all(attribute.name != "axes" for attribute in node.attribute):
+        node.attribute.append(helper.make_attribute("axes", [0, 2, 3]))
+    return [node]
+
+
 def _has_axes_input_since_18(row: Operator) -> bool:
     """Whether it is a Reduce operator but ReduceSum, which has its axes as an input since 13."""
     return row.name.startswith("Reduce") and not row.domain and row.name != "ReduceSum"
@@ -346,6 +353,7 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("ReduceSum", 13): _ints_to_input("axes", 1),
     ("Split", 13): _ints_to_input("split", 1),
     ("Resize", 13): _resize_13,
+    ("MeanVarianceNormalization", 13): _mean_variance,
     ("BatchNormalization", 14): _batch_norm,
     ("RoiAlign", 16): _roi_align,
     ("Split", 18): _split_18,

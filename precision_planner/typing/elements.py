@@ -6,7 +6,7 @@ shape: the operands that share a type parameter share a type, which carries it p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -121,6 +121,9 @@ def _type_function(model: Model, index: GraphIndex, function: Scope, types: dict
         signatures.append([elements.of(index, scope, name) if name else UNKNOWN for name in names])
     if len({tuple(value.elem_type for value in signature) for signature in signatures}) > 1:
         calls.opaque[function.path] = "the function is called with different element types"
+    named_by_call = _attributes_that_name_types(function.container.node)
+    if len({_type_attributes(scope.nodes[position], named_by_call) for scope, position in sites}) > 1:
+        calls.opaque[function.path] = "the function is called with different element types in its attributes"
     formals = [
         value if all(other[at] == value for other in signatures) else ValueType(value.elem_type, None, value.container)
         for at, value in enumerate(signatures[0])
@@ -130,6 +133,22 @@ def _type_function(model: Model, index: GraphIndex, function: Scope, types: dict
     for (path, name), value in infer_types(Model(body, model.weights)).items():
         types[(*function.path, *path), name] = value
     _complete(model.proto, index, [s for s in index.scopes if _root(s) is function], types)
+
+
+def _attributes_that_name_types(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
+    """The attributes of a function that the element type of a value inside it is given by."""
+    found: set[str] = set()
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.ref_attr_name and attribute.name == row_of(node).type_attribute:
+                found.add(attribute.ref_attr_name)
+            if attribute.HasField("g"):
+                found |= _attributes_that_name_types(attribute.g.node)
+    return frozenset(found)
+
+
+def _type_attributes(call: onnx.NodeProto, names: frozenset[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((given.name, int(given.i)) for given in call.attribute if given.name in names))
 
 
 def _as_model(

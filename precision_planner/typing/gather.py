@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import Scope
-from precision_planner.operators import is_control, op_types, row_of
+from precision_planner.operators import is_control, named, op_types, row_of
 from precision_planner.typing.control import gather_call, gather_control
 from precision_planner.typing.decisions import ELEMENT_TYPES, PRECISIONS, Decision
 from precision_planner.typing.elements import function_of, opset_of
@@ -143,6 +143,11 @@ def _slots(
     if node.domain == "ai.onnx.ml":
         return frozen, {}, {}, "compares with the tables in its attributes, which have the type of its input"
     slots = classify(node, schema, wide_in, wide_out, state.low_types)
+    given = named(node, row_of(node).type_attribute)
+    if given is not None and given.ref_attr_name:
+        # read in any type, and the result has the type that the call names
+        slots = replace(slots, outputs=dict.fromkeys(wide_out, "wide"))
+        return slots, {}, {}, f"its type is the call's attribute {given.ref_attr_name}"
     reason = ""
     if state.options.loadable and slots.allowed is not None:
         slots = replace(slots, allowed=slots.allowed - lacks(node).keys())

@@ -67,7 +67,7 @@ def _input_mode(row: Operator, at: int, slot: Slot | None, low: frozenset[int], 
     if slot is None:
         return "wide"
     if at in row.indifferent:
-        return "any"
+        return "any" if low <= slot.elements else "wide"  # IsInf takes halves from opset 20 on
     if row.random and named_type:
         return "any"
     if at in row.stays_wide or not slot.elements & low:
