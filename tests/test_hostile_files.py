@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from precision_planner.cli.main import main
-from precision_planner.emitting.kernels import parse_kernels, parse_nodes
+from precision_planner.engines.kernels import parse_kernels, parse_nodes
 
 
 def _model(path: Path, prefix: str = "") -> Path:

@@ -40,14 +40,15 @@ def command(
     DIR/build.log, its warnings to the terminal (-v: everything).
 
     \b
-    Exit 1 when the build fails, or when a node is not what was asked.
+    Exit 1 when the build fails, when a node is not what was asked, or when the engine's bytes hold a weight rounded
+    that the plan keeps.
     """
     from precision_planner.cli.console import note, progress, stdout_console, write_result
     from precision_planner.cli.main import verbosity
     from precision_planner.emitting.build_report import judge_build
     from precision_planner.emitting.building import run_build
-    from precision_planner.emitting.buildlog import severity
-    from precision_planner.emitting.engine_file import to_json
+    from precision_planner.engines.buildlog import severity
+    from precision_planner.engines.engine_file import to_json
     from precision_planner.model import Model
     from precision_planner.writing import record
 
@@ -77,7 +78,7 @@ def command(
     if place == run.folder:
         record(place, log.name)
     model = Model.load(run.folder / "model.onnx")
-    report = judge_build(run, names=[tensor.name for tensor in model.proto.graph.initializer])
+    report = judge_build(run, model)
     if report.run.engine is not None and not no_attention:
         with progress("comparing fused attention with plain FP16"):
             report = _with_attention(report, model)
@@ -87,15 +88,15 @@ def command(
         render(stdout_console(), report)
     if run.engine is None:
         note(f"the build failed: {run.reason}; the whole log is in {log}")
-    return 0 if run.engine is not None and not report.unmet else 1
+    return 0 if run.engine is not None and not report.unmet and not report.lost else 1
 
 
 def _with_attention(report: BuildReport, model: object) -> BuildReport:
     """Fused attention against plain FP16: by TensorRT-RTX's log, where that is installed and the plan is strong."""
     from precision_planner.emitting.attention import AttentionReport, attention_report
     from precision_planner.emitting.build_report import logged_kernels, with_attention
-    from precision_planner.emitting.engine_file import installed_tensorrt
     from precision_planner.emitting.rtx import rtx_build
+    from precision_planner.engines.engine_file import installed_tensorrt
     from precision_planner.model import Model
 
     assert isinstance(model, Model)
@@ -134,6 +135,10 @@ def render(console: Console, report: BuildReport) -> None:
         console.print(f"kernels    {len(report.kernels)} ({report.source}): {types}; {islands} FP32 islands")
     else:
         console.print("kernels    not seen (no GPU to load the engine on, and the log lists none)")
+    if report.weights:
+        from precision_planner.cli.inspect import render_weights
+
+        render_weights(console, report.weights)
     _render_attention(console, report)
     _render_warnings(console, report)
 

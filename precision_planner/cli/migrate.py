@@ -31,8 +31,8 @@ def command(recipe: str, model: str | None, version_: str, target: str, json_pat
     reported.
     """
     from precision_planner.cli.console import stdout_console, write_result
-    from precision_planner.emitting.engine_file import to_json
     from precision_planner.emitting.migrate import migrate, read_recipe
+    from precision_planner.engines.engine_file import to_json
     from precision_planner.errors import TargetError
     from precision_planner.model import Model
     from precision_planner.targets import get_target, targets_of

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from precision_planner.emitting.kernels import Kernel
 from precision_planner.emitting.rtx import Profile, RtxResult, rtx_build
 from precision_planner.emitting.widen import widen
+from precision_planner.engines.kernels import Kernel
 from precision_planner.errors import PlannerError
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.plans.plan import PlannedNode, PrecisionPlan

@@ -10,12 +10,15 @@ from typing import Any
 
 from precision_planner.emitting.attention import AttentionReport
 from precision_planner.emitting.building import BuildRun
-from precision_planner.emitting.buildlog import PrecisionWarning, precision_warnings
-from precision_planner.emitting.engine_file import has_gpu, read_engine
-from precision_planner.emitting.inspection import Inspection, inspect_layers
-from precision_planner.emitting.kernels import Kernel, parse_kernels
-from precision_planner.emitting.layers import EngineInfo, EngineLayer, EngineTensor, type_of
+from precision_planner.engines.asking import asked_weights
+from precision_planner.engines.buildlog import PrecisionWarning, precision_warnings
+from precision_planner.engines.engine_file import has_gpu, read_engine
+from precision_planner.engines.inspection import Inspection, inspect_layers
+from precision_planner.engines.kernels import Kernel, parse_kernels
+from precision_planner.engines.layers import EngineInfo, EngineLayer, EngineTensor, type_of
+from precision_planner.engines.weights import WeightEvidence, find_weights
 from precision_planner.errors import EngineError, MissingExtraError
+from precision_planner.model import Model
 from precision_planner.plans.plan import PlannedNode, PrecisionPlan
 
 _NETWORK_TYPES = {"HALF": "fp16", "FLOAT": "fp32", "BF16": "bf16"}
@@ -28,7 +31,7 @@ class NodeOutcome:
     Attributes:
       node: its name.
       op_type: its operator.
-      asked: 'fp16', 'bf16' or 'fp32'.
+      asked: 'fp16', 'fp16+', 'bf16' or 'fp32'.
       keep_as: 'compute', 'island' or ''.
       network: the types its layers write in the parsed network; empty where it became no layer (folded away).
       kernels: the engine's layers that compute it.
@@ -59,6 +62,7 @@ class BuildReport:
       warnings: the builder's, about precision.
       attention: against plain FP16; None where it was not asked or cannot be told.
       source: where the kernels come from: 'inspector', 'builder log' or ''.
+      weights: what the engine's bytes say of the weights that the plan keeps in FP32 or BF16.
     """
 
     run: BuildRun
@@ -69,6 +73,12 @@ class BuildReport:
     warnings: tuple[PrecisionWarning, ...] = ()
     attention: AttentionReport | None = None
     source: str = ""
+    weights: tuple[WeightEvidence, ...] = ()
+
+    @property
+    def lost(self) -> tuple[WeightEvidence, ...]:
+        """Weights that the plan keeps and the engine holds rounded."""
+        return tuple(weight for weight in self.weights if weight.verdict == "rounded")
 
     @property
     def unmet(self) -> tuple[NodeOutcome, ...]:
@@ -96,6 +106,7 @@ class BuildReport:
             "kernels": self.inspection.to_dict()["kernels"] if self.inspection else [],
             "kernels_from": self.source,
             "by_layers": self.inspection.by_layers if self.inspection else {},
+            "weights": [weight.to_dict() for weight in self.weights],
             "warnings": [{"text": warning.text, "tensors": list(warning.tensors)} for warning in self.warnings],
             "fused_attention": None
             if attention is None
@@ -123,13 +134,15 @@ def _outcome_dict(outcome: NodeOutcome) -> dict[str, Any]:
     }
 
 
-def judge_build(run: BuildRun, *, names: Sequence[str] = ()) -> BuildReport:
+def judge_build(run: BuildRun, model: Model | None = None) -> BuildReport:
     """Compare a build with its plan; the attention comparison is left out (see `with_attention`).
 
     Args:
       run: the build.
-      names: the model's initializers, to give the builder's warnings their ONNX names.
+      model: what was built: its initializers give the builder's warnings their ONNX names, and its weights are looked
+        for in the engine's bytes.
     """
+    names = [] if model is None else [tensor.name for tensor in model.proto.graph.initializer]
     warnings = precision_warnings(run.log, names)
     if run.engine is None:
         return BuildReport(run, warnings=warnings)
@@ -143,7 +156,13 @@ def judge_build(run: BuildRun, *, names: Sequence[str] = ()) -> BuildReport:
         inspection=inspect_layers(info) if kernels else None,
         warnings=warnings,
         source=source,
+        weights=() if model is None else find_weights(run.engine, asked_weights(model, _weak_plan(run.plan))),
     )
+
+
+def _weak_plan(plan: PrecisionPlan) -> PrecisionPlan | None:
+    """The plan where it and not the model's types says what is kept."""
+    return plan if plan.typing == "weak" else None
 
 
 def logged_kernels(log: Sequence[str]) -> tuple[Kernel, ...]:
@@ -156,7 +175,7 @@ def logged_kernels(log: Sequence[str]) -> tuple[Kernel, ...]:
         if not line.strip().startswith("Name: "):
             break
         listing.append(line.strip())
-    return parse_kernels("Layers:\n" + "\n".join(listing))
+    return parse_kernels("Layers:\n" + "\n".join(listing), strict=False)
 
 
 def _kernels(run: BuildRun) -> tuple[tuple[EngineLayer, ...], str]:
@@ -222,12 +241,14 @@ def _met_strong(node: PlannedNode, network: tuple[str, ...]) -> bool | None:
         return None  # folded into constants, or integers alone
     if node.precision == "fp32" and node.keep_as == "compute":
         return True  # stored low, computed in FP32: the normalization layer does so by itself
+    if node.precision == "fp16+":
+        return "fp32" in network  # the product between Casts writes FP32 into the second of them
     return node.precision in network
 
 
 def _met_weak(node: PlannedNode, engine: tuple[str, ...], is_constrained: bool) -> bool | None:
     """A constraint that matched under "obey" holds or the build fails; a low node is the builder's free choice."""
-    if node.precision == "fp32" and is_constrained:
+    if node.precision in ("fp32", "fp16+") and is_constrained:
         return True
     return (node.precision in engine or "mixed" in engine) if engine else None
 
@@ -243,4 +264,5 @@ def with_attention(report: BuildReport, attention: AttentionReport) -> BuildRepo
         report.warnings,
         attention,
         report.source,
+        report.weights,
     )

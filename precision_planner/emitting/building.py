@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precision_planner.emitting.engine_file import has_gpu, installed_tensorrt
+from precision_planner.engines.engine_file import has_gpu, installed_tensorrt
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
 from precision_planner.plans.plan import PrecisionPlan
 from precision_planner.targets import facts_for_scripts, get_target, newest

@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from precision_planner._extras import require
-from precision_planner.emitting.kernels import Kernel, parse_kernels, parse_nodes
+from precision_planner.engines.kernels import Kernel, parse_kernels, parse_nodes
 from precision_planner.errors import EngineError, TargetError
 from precision_planner.model import Model
 from precision_planner.writing import scratch_folder
@@ -347,7 +347,7 @@ class _Log:
 
     def kernels(self) -> tuple[Kernel, ...] | None:
         found = [text for _, text in self.messages if text.startswith("Layers:\n")]
-        return parse_kernels(found[-1]) if found else None
+        return parse_kernels(found[-1], strict=False) if found else None
 
     def _of(self, severities: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(

@@ -19,10 +19,10 @@ from precision_planner.emitting import building
 from precision_planner.emitting.attention import attention_report
 from precision_planner.emitting.build_report import node_outcomes
 from precision_planner.emitting.building import apply_arguments, choose_tensorrt, read_plan, run_build
-from precision_planner.emitting.buildlog import PrecisionWarning, onnx_name, precision_warnings, severity
-from precision_planner.emitting.layers import EngineLayer, EngineTensor
 from precision_planner.emitting.rtx import rtx_build
 from precision_planner.emitting.widen import widen
+from precision_planner.engines.buildlog import PrecisionWarning, onnx_name, precision_warnings, severity
+from precision_planner.engines.layers import EngineLayer, EngineTensor
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
 from precision_planner.model import Model, infer_types
 from precision_planner.planning import PlannedNode

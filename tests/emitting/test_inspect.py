@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from precision_planner.cli.inspect import command
-from precision_planner.emitting.engine_file import engine_origin, read_engine
-from precision_planner.emitting.inspection import inspect_layers, parse_expectations
-from precision_planner.emitting.layers import read_layers, type_of
+from precision_planner.engines.engine_file import engine_origin, read_engine
+from precision_planner.engines.inspection import inspect_layers, parse_expectations
+from precision_planner.engines.layers import read_layers, type_of
 from precision_planner.errors import EngineError
 
 
@@ -201,7 +201,7 @@ def test_an_engine_is_known_by_its_first_bytes():
 def test_an_engine_that_cannot_be_loaded_here_says_how_to_go_on(tmp_path: Path, monkeypatch):
     path = tmp_path / "m.engine"
     path.write_bytes(b"ptrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(100))
-    monkeypatch.setattr("precision_planner.emitting.engine_file.has_gpu", lambda: False)
+    monkeypatch.setattr("precision_planner.engines.engine_file.has_gpu", lambda: False)
     with pytest.raises(Exception, match=r"(not installed|loaded only where its GPU is).*exportLayerInfo"):
         read_engine(path)
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from precision_planner.emitting.kernels import Kernel, KernelTensor, parse_kernels, parse_nodes
 from precision_planner.emitting.rtx import rtx_build
+from precision_planner.engines.kernels import Kernel, KernelTensor, parse_kernels, parse_nodes
 from precision_planner.errors import EngineError, MissingExtraError, ModelError, TargetError
 from precision_planner.model import Model
 

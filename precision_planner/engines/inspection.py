@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from precision_planner.emitting.layers import EngineInfo, EngineLayer
+from precision_planner.engines.layers import EngineInfo, EngineLayer
 from precision_planner.errors import EngineError
 
 LOW = frozenset({"fp16", "bf16", "fp8", "fp4", "int8", "int4"})

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from precision_planner.emitting.layers import EngineInfo, read_layers
+from precision_planner.engines.layers import EngineInfo, read_layers
 from precision_planner.errors import EngineError, MissingExtraError
 
 # The first four bytes; the version follows at byte 24, one byte for each of major, minor, patch and build.
@@ -141,7 +141,7 @@ def parse_layers_file(path: Path, profile: Path | None = None, plugins: Sequence
         with path.open("rb") as file:
             head = file.read(32)
         if engine_origin(head) is not None:
-            from precision_planner.emitting.layers import with_times
+            from precision_planner.engines.layers import with_times
 
             info = read_engine(path, plugins=plugins)
             return info if profile is None else with_times(info, profile.read_text("utf-8"))

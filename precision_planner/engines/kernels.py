@@ -23,6 +23,8 @@ _MOST = 8
 
 _BEGIN = "{ Name: "
 _TENSOR = re.compile(r"(?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
+# What follows the layers: TensorRT-RTX 1.4 calls the interface Bindings, later versions I/O Tensors.
+_END = re.compile(r"\n(?:Bindings|I/O Tensors):")
 # Fused layers separate the entries by a control character: 0x1e or, within a kernel, 0x1f.
 _NODE, _CONTROLS = "[ONNX Layer: ", "\x1e\x1f"
 
@@ -70,19 +72,21 @@ class Kernel:
         return "_mha" in self.name
 
 
-def parse_kernels(listing: str) -> tuple[Kernel, ...]:
+def parse_kernels(listing: str, *, strict: bool = True) -> tuple[Kernel, ...]:
     """Read the kernels from a layer listing, in execution order.
 
     Args:
       listing: the log message that begins with "Layers:".
+      strict: refuse what cannot be read. Otherwise such a line is a kernel of the kind "unread", of which its name
+        alone is known: an engine that was built is reported, whatever a new version writes of it.
 
     Raises:
       ValueError: a line that begins like a kernel cannot be read, because another version writes it
         differently; a kernel is never left out in silence.
     """
     # not splitlines(), which ends a line at the 0x1e that separates nodes in the metadata
-    lines = listing.partition("Layers:")[2].partition("\nI/O Tensors:")[0].split("\n")
-    return tuple(_parse_kernel(line) for line in lines if line.strip())
+    lines = _END.split(listing.partition("Layers:")[2])[0].split("\n")
+    return tuple(_parse_kernel(line, strict) for line in lines if line.strip())
 
 
 def parse_nodes(metadata: str) -> tuple[str, ...]:
@@ -103,9 +107,12 @@ def parse_nodes(metadata: str) -> tuple[str, ...]:
     return tuple(nodes)
 
 
-def _parse_kernel(line: str) -> Kernel:
+def _parse_kernel(line: str, strict: bool) -> Kernel:
     clear = all(line.count(separator) <= _MOST for separator in _SEPARATORS)
     match = _FIELD.match(line.strip()) if clear else None
+    if match is None and not strict:
+        name = line.strip().removeprefix("Name: ").partition(", LayerType: ")[0]
+        return Kernel(name[:200], "unread", (), (), (), "", parse_nodes(line.rpartition("Metadata:")[2].strip()))
     if match is None:
         raise ValueError(f"not a kernel of a TensorRT layer listing: {line[:200]!r}")
     return Kernel(

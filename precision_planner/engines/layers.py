@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precision_planner._reading import parse_json
-from precision_planner.emitting.kernels import parse_kernels, parse_nodes
+from precision_planner.engines.kernels import parse_kernels, parse_nodes
 from precision_planner.errors import EngineError
 
 # In this order: "BFloat16" holds "Float", and "UInt8" holds "Int8".
