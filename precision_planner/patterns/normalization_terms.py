@@ -485,7 +485,10 @@ class Terms:
             if constant in (1.0, -1.0):
                 out.sign *= int(constant)
                 continue
-            self._multiply(out, self.product(name, stops, needle, depth - 1), power)
+            part = self.product(name, stops, needle, depth - 1)
+            if power.denominator == 2 and _loses_sign(part, stops, needle):
+                return leaf  # sqrt(d*d) is |d|, which is another function than d
+            self._multiply(out, part, power)
         return out if any(self._is_about(factor, stops) for factor in out.powers) else leaf
 
     def _is_about(self, root: str, stops: frozenset[str]) -> bool:
@@ -507,6 +510,16 @@ class Terms:
             out.reads.setdefault(root, part.reads[root])
             if out.powers[root] == 0:
                 del out.powers[root], out.reads[root]
+
+
+def _loses_sign(part: Product, stops: frozenset[str], needle: str) -> bool:
+    """Whether the root of a product is not the product of the halved powers: of what may be negative it is not.
+
+    The needle, a variance and an epsilon, is positive. Any other factor has a sign to lose: behind an even power it
+    becomes an absolute value, and x itself has no root at all.
+    """
+    others = [root for root in part.powers if root != needle]
+    return part.sign < 0 or any(root in stops or part.powers[root] % 2 == 0 for root in others)
 
 
 def _unsqueeze_axes(view: View, node: onnx.NodeProto, source: str) -> tuple[int, ...] | None:

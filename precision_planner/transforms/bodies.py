@@ -18,8 +18,8 @@ from precision_planner.transforms.fuse import fuse
 from precision_planner.transforms.isolate import isolate
 
 
-def judge_isolated(model: Model, fused: Sequence[Match]) -> dict[int, str]:
-    """Index of a fused match outside the main graph -> why it has to be rolled back.
+def judge_isolated(model: Model, fused: Sequence[Match]) -> tuple[dict[int, str], dict[int, str]]:
+    """(index of a fused match outside the main graph -> why it has to be rolled back, the same -> why it is unchecked).
 
     Args:
       model: the model in which the matches were found.
@@ -27,24 +27,28 @@ def judge_isolated(model: Model, fused: Sequence[Match]) -> dict[int, str]:
     """
     inner = [(at, match) for at, match in enumerate(fused) if match.scope]
     if not inner:
-        return {}
+        return {}, {}
     index = GraphIndex(model.proto)
     types = with_function_types(model, index, infer_types(model, index))
     worse: dict[int, str] = {}
+    unchecked: dict[int, str] = {}
     for at, match in inner:
         scope = index.by_path[match.scope]
         alone = isolate(model, index, types, scope, match)
         matches = [m for m in find_patterns(alone, kinds=[match.kind]) if m.fusable or m.rewrite is not None]
         result = fuse(alone, matches, kinds=[match.kind], channels_first=True, opset=model.opset)
         if not result.fused:
+            unchecked[at] = "its nodes are no such pattern by themselves"
             continue
         try:
             judgement = judge(alone, result.model, result.fused, _feeds(alone))
-        except MissingExtraError:
-            return {}
+        except MissingExtraError as error:
+            return {}, dict.fromkeys((number for number, _ in inner), str(error))
         if judgement.worse:
             worse[at] = judgement.reason
-    return worse
+        elif judgement.passed is None:
+            unchecked[at] = judgement.reason
+    return worse, unchecked
 
 
 def _feeds(model: Model) -> dict[str, np.ndarray]:

@@ -23,6 +23,8 @@ from precision_planner.transforms.isolate import doubled, isolate
 _EPS: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8, TensorProto.FLOAT: 2.0**-24}
 GROWTH = 8.0
 """How much larger the error may be than the original's: other orders of summation differ by less."""
+FAR = 1e-2
+"""How far, beside its largest value, an original may be from the definition where nothing else tells what it does."""
 ULPS = 32.0
 """Errors up to this many units of rounding of the largest result count as rounding, whatever the original's."""
 _AT_ONCE = 64
@@ -35,11 +37,12 @@ class Judgement:
     """What the runs showed.
 
     Attributes:
-      passed: None where the model could not be run.
+      passed: None where the model could not be run, or a fusion not be checked.
       max_abs: largest difference between the outputs of the two models; None where not run.
       reason: why not passed, or why not run.
       worse: index of a fused match -> why it has to be rolled back.
       errors: index of a fused match -> (error before, error after), largest absolute error against float64.
+      unchecked: index of a fused match -> why it could not be held against its original in float64.
     """
 
     passed: bool | None
@@ -47,6 +50,7 @@ class Judgement:
     reason: str = ""
     worse: Mapping[int, str] = field(default_factory=dict)
     errors: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    unchecked: Mapping[int, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """The `verification` entry of the report."""
@@ -64,6 +68,7 @@ def judge(before: Model, after: Model, fused: Sequence[Match], feeds: Feeds) -> 
     """
     worse: dict[int, str] = {}
     errors: dict[int, tuple[float, float]] = {}
+    unchecked: dict[int, str] = {}
     index = GraphIndex(before.proto)
     types = infer_types(before, index)
     defined = _defined(after)
@@ -85,8 +90,10 @@ def judge(before: Model, after: Model, fused: Sequence[Match], feeds: Feeds) -> 
             except ModelError as error:
                 return Judgement(False, None, str(error), dict.fromkeys(range(len(fused)), str(error)))
             for at, match in part:
-                verdict, pair = _compare(match, alone[at], old, new)
+                verdict, pair, lacking = _compare(match, alone[at], old, new)
                 errors[at] = pair
+                if lacking:
+                    unchecked[at] = lacking
                 if verdict:
                     worse[at] = verdict
             if start == 0:
@@ -97,8 +104,19 @@ def judge(before: Model, after: Model, fused: Sequence[Match], feeds: Feeds) -> 
         return Judgement(None, None, str(error))
     except (MissingExtraError, InstallationError, InputsError) as error:
         return Judgement(None, None, str(error))
-    reason = next(iter(worse.values()), "")
-    return Judgement(not worse, max_abs, reason, worse, errors)
+    passed = False if worse else None if unchecked else True
+    reason = next(iter(worse.values()), "") or not_checked(fused, unchecked)
+    return Judgement(passed, max_abs, reason, worse, errors, unchecked)
+
+
+def not_checked(fused: Sequence[Match], unchecked: Mapping[int, str]) -> str:
+    """The fusions that could not be checked, by name; "" where all were."""
+    if not unchecked:
+        return ""
+    at, why = next(iter(unchecked.items()))
+    return (
+        f"{len(unchecked)} of {len(fused)} fusions could not be checked, such as the one of {fused[at].output}: {why}"
+    )
 
 
 def _values(match: Match) -> list[str]:
@@ -125,38 +143,69 @@ def _defined(model: Model) -> set[str]:
 
 def _compare(
     match: Match, alone: Model, old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
-) -> tuple[str, tuple[float, float]]:
-    """('' or why it is worse, (error before, error after))."""
+) -> tuple[str, tuple[float, float], str]:
+    """('' or why it is worse, (error before, error after), '' or why the original was not run in float64)."""
     rewrite = match.rewrite
     assert rewrite is not None
-    before_ref, after_ref = _in_float64(alone, rewrite, match.output, [old, {**old, **new}])
+    (before_ref, after_ref), lacking = _in_float64(alone, rewrite, match.output, [old, {**old, **new}])
     before, after = _float(old[match.output]), _float(new[match.output])
     if before.shape != after.shape:
-        return f"the shape is {list(after.shape)}, was {list(before.shape)}", (0.0, float("inf"))
+        return f"the shape is {list(after.shape)}, was {list(before.shape)}", (0.0, float("inf")), lacking
     sane = np.isfinite(before) & np.isfinite(before_ref)
     lost = sane & ~np.isfinite(after)
     error_before = float(np.abs(before - before_ref)[sane].max(initial=0.0))
     if lost.any():
-        return f"{int(lost.sum())} values are not finite any more", (error_before, float("inf"))
+        return f"{int(lost.sum())} values are not finite any more", (error_before, float("inf")), lacking
     good = sane & np.isfinite(after_ref)
     error_after = float(np.abs(after - after_ref)[good].max(initial=0.0))
     unit = _EPS.get(rewrite.elem_type, 2.0**-24) * float(np.abs(after_ref[good]).max(initial=0.0))
     if error_after > GROWTH * error_before + ULPS * unit:
         reason = f"the error against float64 grew from {error_before:.3g} to {error_after:.3g}"
-        return reason, (error_before, error_after)
-    return "", (error_before, error_after)
+        return reason, (error_before, error_after), lacking
+    if lacking and error_before > FAR * float(np.abs(before_ref[sane]).max(initial=0.0)):
+        reason = f"the original nodes are {error_before:.3g} off the definition, and cannot be run in float64"
+        return reason, (error_before, error_after), lacking
+    return "", (error_before, error_after), lacking
 
 
 def _in_float64(
     alone: Model, rewrite: NormRewrite, output: str, runs: Sequence[Mapping[str, np.ndarray]]
-) -> list[np.ndarray]:
-    """What the original nodes give in float64 for the values of each run."""
+) -> tuple[list[np.ndarray], str]:
+    """What the original nodes give in float64 for the values of each run, and why they were not run ('': they were).
+
+    The nodes take the sizes of the run: what the graph leaves open is open here.
+    """
+    wide = _of_any_size(doubled(alone))
     try:
-        with Session(doubled(alone), [output]) as session:
+        with Session(wide, [output]) as session:
             names = session.input_names
-            return [_float(session.run({name: _wide(values[name]) for name in names})[output]) for values in runs]
-    except ModelError:  # no float64 kernel for one of the nodes
-        return [normalize(rewrite, values) for values in runs]
+            found = [_float(session.run({name: _wide(values[name]) for name in names})[output]) for values in runs]
+        return found, ""
+    except ModelError as error:  # no float64 kernel for one of the nodes, as for InstanceNormalization
+        found = _by_reference(wide, output, runs)
+        return (found, "") if found else ([normalize(rewrite, values) for values in runs], str(error))
+
+
+def _by_reference(model: Model, output: str, runs: Sequence[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+    """The same by ONNX's own reference implementation; [] where that has none either."""
+    from onnx.reference import ReferenceEvaluator
+
+    proto = model.to_proto()
+    names = [value.name for value in proto.graph.input]
+    try:
+        runner = ReferenceEvaluator(proto)
+        answers = [list(runner.run([output], {name: _wide(values[name]) for name in names})) for values in runs]
+        return [_float(np.asarray(only)) for [only] in answers]
+    except Exception:  # it raises whatever numpy does; what cannot be evaluated is reported as not checked
+        return []
+
+
+def _of_any_size(model: Model) -> Model:
+    """The model with inputs of any shape: it is to be run on values whose sizes are known by then."""
+    proto = model.edit()
+    for value in proto.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    return model.with_proto(proto)
 
 
 def _wide(value: np.ndarray) -> np.ndarray:

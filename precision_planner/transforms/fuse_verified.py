@@ -12,7 +12,7 @@ from precision_planner.model import GraphIndex, Model
 from precision_planner.model.synthesis import synthesise
 from precision_planner.patterns import Match
 from precision_planner.transforms.bodies import judge_isolated
-from precision_planner.transforms.float64_judgement import Judgement, judge
+from precision_planner.transforms.float64_judgement import Judgement, judge, not_checked
 from precision_planner.transforms.fuse import DEFAULT_KINDS, FusionResult, fuse
 
 Batches = Iterable[Mapping[str, np.ndarray]]
@@ -57,8 +57,12 @@ def fuse_verified(
     else:
         why = "there are no inputs to run on"
     judgement = Judgement(None, None, why) if feeds is None else judge(model, result.model, result.fused, feeds)
-    worse = {**judgement.worse, **judge_isolated(model, result.fused)}
+    in_bodies, unseen = judge_isolated(model, result.fused)
+    worse = {**judgement.worse, **in_bodies}
     if not worse:
+        if unseen and judgement.passed:
+            text = not_checked(result.fused, {**judgement.unchecked, **unseen})
+            judgement = replace(judgement, passed=None, reason=text)
         return replace(result, verification=judgement.to_dict())
     rolled = [(result.fused[at], f"rolled back: {reason}") for at, reason in sorted(worse.items())]
     back = {match.anchor for match, _ in rolled}
