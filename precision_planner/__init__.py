@@ -19,6 +19,7 @@ _PUBLIC = {
     "Model": "precision_planner.model",
     "PlannerError": "precision_planner.errors",
     "analyze": "precision_planner.analysis",
+    "apply": "precision_planner.pipeline",
     "diff": "precision_planner.diffing",
     "plan": "precision_planner.pipeline",
     "rewrite": "precision_planner.pipeline",

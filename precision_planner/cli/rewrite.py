@@ -22,26 +22,43 @@ from precision_planner.errors import OutputError
     show_default=True,
     help="The low type; fp32 only fuses.",
 )
+@click.option("--plan", "plan_path", metavar="PLAN.json|DIR", help="Carry out a plan, saved or edited, as it is.")
 @graph_options
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
-def command(model: str, output: str | None, json_path: str | None, force: bool, **options: Any) -> int:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    model: str,
+    output: str | None,
+    plan_path: str | None,
+    json_path: str | None,
+    force: bool,
+    **options: Any,
+) -> int:
     """Convert MODEL to a typed FP16 or BF16 graph, keeping in FP32 what must be kept.
 
     SEL: a category (layernorm, softmax, ...), an op type, a glob on node names, or re:PATTERN.
     """
     from precision_planner.cli.console import check_results, note, progress, render_verdict, write_result
     from precision_planner.model import Model
-    from precision_planner.pipeline import rewrite
+    from precision_planner.pipeline import apply, rewrite
     from precision_planner.pipeline.judged import exit_code
     from precision_planner.rewriting import default_output
+    from precision_planner.rewriting.applying import load_plan
     from precision_planner.rewriting.plugins import parse_plugins
     from precision_planner.writing import check_output, place_of
 
     loaded = Model.load(Path(model))
-    target = Path(output) if output else default_output(model, options["precision"])
-    check_output(target, force=force, protect=loaded.files)
+    plan = None
+    if plan_path is not None:
+        _refuse_beside_plan(ctx)
+        plan = load_plan(plan_path)
+    target = Path(output) if output else default_output(model, plan.precision if plan else options["precision"])
+    protected = loaded.files | ({Path(plan_path)} if plan_path else set())
+    check_output(target, force=force, protect=frozenset(protected))
     check_results([json_path], [*map(str, loaded.files)])
     if json_path and place_of(Path(json_path)) == place_of(target):
         raise OutputError(f"two results would be written to {target}; give each a place of its own")
@@ -50,7 +67,10 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
     verify = not options.pop("no_verify")
     fail_on_made_up = options.pop("fail_on_made_up")
     with progress(f"rewriting {loaded.path}"):
-        result = rewrite(loaded, fuse=kinds, plugins=plugins, verify=verify, **options)
+        if plan is not None:
+            result = apply(loaded, plan, inputs=options["inputs"], verify=verify)
+        else:
+            result = rewrite(loaded, fuse=kinds, plugins=plugins, verify=verify, **options)
         written = result.save(target, force=force)
     report = {**result.report, "output": [str(path) for path in written]}
     if json_path:
@@ -67,6 +87,15 @@ def command(model: str, output: str | None, json_path: str | None, force: bool, 
             step = ""
         render_verdict(result.verdict, step, fail_on_made_up)
     return exit_code(result.verdict, report["verification"]["passed"], fail_on_made_up)
+
+
+def _refuse_beside_plan(ctx: click.Context) -> None:
+    """A plan says all that becomes of the graph; an option that says something else is a mistake."""
+    free = {"model", "output", "plan_path", "json_path", "force", "inputs", "no_verify", "fail_on_made_up"}
+    for option in ctx.command.params:
+        given = ctx.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+        if given and option.name not in free:
+            raise click.UsageError(f"--plan and {option.opts[0]} exclude each other: edit the plan's nodes instead")
 
 
 def _render(report: dict[str, Any], note: Any) -> None:

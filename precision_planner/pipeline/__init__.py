@@ -2,8 +2,8 @@
 
 from precision_planner.pipeline.finishing import PlannedModel, interface
 from precision_planner.pipeline.ground import golden_cases
-from precision_planner.pipeline.judged import rewrite
+from precision_planner.pipeline.judged import apply, rewrite
 from precision_planner.pipeline.plan import plan
 from precision_planner.pipeline.weak import constant_values
 
-__all__ = ["PlannedModel", "constant_values", "golden_cases", "interface", "plan", "rewrite"]
+__all__ = ["PlannedModel", "apply", "constant_values", "golden_cases", "interface", "plan", "rewrite"]

@@ -23,6 +23,7 @@ from precision_planner.pipeline.weak import constrained_nodes, constraints_of, w
 from precision_planner.planning import PlannedNode, PrecisionPlan
 from precision_planner.planning.profiles import make_profiles
 from precision_planner.rewriting import RewriteResult, rewrite
+from precision_planner.rewriting.plugins import write_plugin
 from precision_planner.rewriting.rewrite import write_layernorms
 from precision_planner.simulation.typed import is_typed_low
 from precision_planner.transforms.constant_rank import give_consumers_rank
@@ -203,6 +204,16 @@ def finish(
         metrics=metric_files,
         judging=find_evidence(ground.model).evidence.to_dict(),
         search=dict(search or {}),
+        rewriting={
+            "fuse": list(draft.variant.fuse),
+            "surgery": ground.surgery,
+            "inlined": bool(ground.original.proto.functions) and not ground.model.proto.functions,
+            "io_types": options.get("io_types", "keep"),
+            "int32_inputs": bool(options.get("int32_inputs", False)),
+            "weights": options.get("weights", "auto"),
+            "layernorm": request.layernorm,
+            "plugins": [write_plugin(name, types) for name, types in (options.get("plugins") or {}).items()],
+        },
     )
     planned = PlannedModel(plan, built, result.report, ground.golden, difference, ground.original, verdict, scripts)
     return Finished(planned, mixed)

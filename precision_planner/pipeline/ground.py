@@ -40,6 +40,7 @@ class Ground:
       answered: the first batches with the model's answers in FP32.
       obstacle: why there are no answers: onnxruntime cannot load the model, or run it on made-up data; '' where there
         are. Such a model (custom operators, plugins) is planned by its structure and its weights alone.
+      surgery: the script that made `model` of `original`.
     """
 
     original: Model
@@ -47,6 +48,7 @@ class Ground:
     data: Inputs
     answered: tuple[GoldenCase, ...]
     obstacle: str = ""
+    surgery: str | None = None
 
     @property
     def golden(self) -> tuple[GoldenCase, ...]:
@@ -85,7 +87,7 @@ def lay_ground(source: Model | Any, request: Request, inputs: Any, surgery: str 
         raise PlanError(
             f"the tolerance cannot be judged: {obstacle}; leave the tolerance out to plan by structure alone"
         )
-    return Ground(original, model, data, answered, obstacle)
+    return Ground(original, model, data, answered, obstacle, surgery)
 
 
 def _answers_or_obstacle(model: Model, data: Inputs) -> tuple[tuple[GoldenCase, ...], str]:

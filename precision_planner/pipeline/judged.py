@@ -17,8 +17,10 @@ from precision_planner.model import Model
 from precision_planner.model.inputs import Batch, Inputs, load_inputs
 from precision_planner.rewriting import RewriteResult
 from precision_planner.rewriting import rewrite as rewrite_only
+from precision_planner.rewriting.applying import apply as apply_only
+from precision_planner.rewriting.applying import load_plan
 
-__all__ = ["MAX_BATCHES", "judge_rewrite", "rewrite", "verdict_of_diff"]
+__all__ = ["MAX_BATCHES", "apply", "judge_rewrite", "rewrite", "verdict_of_diff"]
 
 MAX_BATCHES = 3
 """Batches that a rewrite is judged on: the made-up smallest, usual and longest, or the first of those given."""
@@ -43,6 +45,23 @@ def rewrite(
       SelectorError, InputsError: see there.
     """
     result = rewrite_only(model, inputs=inputs, verify=verify, **options)
+    verdict = judge_rewrite(result, inputs) if verify else not_judged("verification was switched off")
+    return replace(result, report={**result.report, "verdict": verdict.to_dict()}, verdict=verdict)
+
+
+def apply(model: Model | onnx.ModelProto | Any, plan: Any, *, inputs: Any = None, verify: bool = True) -> RewriteResult:
+    """Carry out a plan, saved or edited, on its model, and judge what came out.
+
+    Args:
+      model: the model that was planned: a path, a ModelProto or a `Model`.
+      plan: a `PrecisionPlan`, a plan.json, a plan's folder, or its data.
+      inputs: as of `rewrite`.
+      verify: check and judge the result; False says "NOT JUDGED".
+
+    Raises:
+      PlanError: the plan does not fit the model; the message says where.
+    """
+    result = apply_only(model, load_plan(plan), inputs=inputs, verify=verify)
     verdict = judge_rewrite(result, inputs) if verify else not_judged("verification was switched off")
     return replace(result, report={**result.report, "verdict": verdict.to_dict()}, verdict=verdict)
 

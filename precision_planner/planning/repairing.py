@@ -28,7 +28,8 @@ class Repaired:
 
     Attributes:
       model: the repaired model; the model itself where nothing was repaired.
-      entries: what was done, JSON-ready: {repair, rule, nodes}, and where there is something to say {note, max_abs}.
+      entries: what was done, JSON-ready: {repair, rule, nodes, at} (`at`: what it takes to do it
+        again), and where there is something to say {note, max_abs}.
     """
 
     model: Model
@@ -66,9 +67,24 @@ def _entries(evidence: Evidence, result: RepairResult) -> tuple[dict[str, Any], 
             "rule": request.label,
             "nodes": [evidence.index.display(node) for node in request.nodes],
             **({"note": note} if note else {}),
+            "at": {
+                "scope": list(request.scope),
+                "nodes": [[list(node.scope), node.output] for node in request.nodes],
+                "value": request.value,
+                "parameters": dict(request.parameters),
+                "pattern": request.match and {"kind": request.match.kind, "output": request.match.output},
+                "amax": _measured(evidence, request),
+            },
         }
         for request, note in zip(result.applied, result.notes, strict=True)
     )
+
+
+def _measured(evidence: Evidence, request: RepairRequest) -> dict[str, float]:
+    """The magnitudes that a repair went by, so that it can be done again without data; empty for most."""
+    if request.repair != _CHECKED:
+        return {}
+    return {value: amax for (path, value), amax in measured_amax(evidence).items() if path == request.scope}
 
 
 def largest_difference(before: Model, after: Model, batch: Mapping[str, np.ndarray]) -> tuple[float, float]:

@@ -98,6 +98,8 @@ class PrecisionPlan:
       metrics: one's own metrics, name -> {file in the plan's folder, function}.
       judging: which outputs hold boxes or classes, for verify.py.
       search: what the search measured (see `SearchReport.data`); empty where there was none.
+      rewriting: how the model is rewritten, beside the nodes: {fuse, surgery, inlined, io_types, int32_inputs, weights,
+        layernorm, plugins}; with it the plan can be applied.
     """
 
     model: Mapping[str, Any]
@@ -124,6 +126,7 @@ class PrecisionPlan:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     judging: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    rewriting: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[PlannedNode, ...]:

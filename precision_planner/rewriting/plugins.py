@@ -31,3 +31,8 @@ def parse_plugins(texts: Iterable[str]) -> dict[str, PluginTypes]:
             )
         found[name.strip()] = PluginTypes(words[0], words[1])
     return found
+
+
+def write_plugin(name: str, types: PluginTypes) -> str:
+    """The declaration that `parse_plugins` reads as this."""
+    return f"{name}={','.join(types.inputs)}->{','.join(types.outputs)}"

@@ -9,6 +9,9 @@ from precision_planner.typing.assignment import Key, NodeTyping, TypeAssignment
 from precision_planner.typing.decisions import PRECISIONS, sums_are_promised
 from precision_planner.typing.state import ANY, NodeState, Req, State
 
+BETWEEN_NEIGHBORS = "moves values between FP32 neighbors"
+"""The reason of a node that nobody decided: it follows what stands around it."""
+
 
 def settled(state: State, req: Req, stored: int) -> int:
     """The element type of a requirement; `stored` for one that reads what is there."""
@@ -93,7 +96,7 @@ def _typing(state: State, identity: NodeId, node: onnx.NodeProto, found: NodeSta
         compute = "fp16+"
     reason = variable.reason
     if compute == "fp32" and not reason and found.moves:
-        reason = "moves values between FP32 neighbors"
+        reason = BETWEEN_NEIGHBORS
     return NodeTyping(
         node=identity,
         op_type=node.op_type,
