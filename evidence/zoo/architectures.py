@@ -150,11 +150,9 @@ ARCHITECTURES: dict[str, Callable[[], Built]] = {
     "clip_vision": _image("CLIPVision", **VIT),
     "levit": _image("Levit", "ForImageClassification", num_labels=100),
     "regnet": _image("RegNet", "ForImageClassification", num_labels=100),
-    "efficientnet": _image("EfficientNet", "ForImageClassification", num_labels=100, width_coefficient=0.5, depth_coefficient=0.5),
+    "efficientnet": _image("EfficientNet", "ForImageClassification", num_labels=100, hidden_dim=1280),
     "mobilenet_v2": _image("MobileNetV2", "ForImageClassification", num_labels=100),
     "pvt_v2": _image("PvtV2", "ForImageClassification", num_labels=100),
-    "dpt": _image("DPT", "ForDepthEstimation", neck_hidden_sizes=[64, 64, 64, 64], backbone_out_indices=[0, 1, 2, 2],
-                  reassemble_factors=[4, 2, 1, 0.5], fusion_hidden_size=64, **VIT),
     "yolos": _image("Yolos", "ForObjectDetection", **{**VIT, "image_size": [224, 224], "num_detection_tokens": 20}),
     "wav2vec2": lambda: (
         a.First(a.spread(_eager(t.Wav2Vec2Model(t.Wav2Vec2Config(**SMALL, vocab_size=32))))), torch.randn(2, 16000)
