@@ -150,7 +150,6 @@ ARCHITECTURES: dict[str, Callable[[], Built]] = {
     "clip_vision": _image("CLIPVision", **VIT),
     "levit": _image("Levit", "ForImageClassification", num_labels=100),
     "regnet": _image("RegNet", "ForImageClassification", num_labels=100),
-    "efficientnet": _image("EfficientNet", "ForImageClassification", num_labels=100, hidden_dim=1280),
     "mobilenet_v2": _image("MobileNetV2", "ForImageClassification", num_labels=100),
     "pvt_v2": _image("PvtV2", "ForImageClassification", num_labels=100),
     "yolos": _image("Yolos", "ForObjectDetection", **{**VIT, "image_size": [224, 224], "num_detection_tokens": 20}),
