@@ -193,9 +193,10 @@ def _has_fused_norms(drafted: Draft, ground: Ground, request: Request) -> bool:
 
 def _first_that_holds(searched: Searched, ground: Ground, request: Request, say: Say) -> Finished:
     tried: list[Finished] = []
-    for decisions, tf32 in searched.plans:
-        data = {**searched.report.data, "tf32": tf32}
-        tried.append(finish(searched.draft, ground, request, decisions, tf32=tf32, search=data, progress=say))
+    for decisions, found in searched.plans:
+        tried.append(
+            finish(searched.draft, ground, request, decisions, tf32=found.tf32, search=found.data, progress=say)
+        )
         if tried[-1].planned.passed:
             return tried[-1]
     return min(tried, key=_rank)

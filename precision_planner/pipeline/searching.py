@@ -33,13 +33,13 @@ class Searched:
     Attributes:
       draft: the draft.
       report: what was found.
-      plans: decisions about the draft's model, and whether products in FP32 use TF32: the plan, then others that meet
-        the tolerance should it not do on all data.
+      plans: decisions about the draft's model, with what the search says of them: the plan, then others that meet the
+        tolerance should it not do on all data.
     """
 
     draft: Draft
     report: SearchReport
-    plans: tuple[tuple[Mapping[NodeId, Decision], bool], ...]
+    plans: tuple[tuple[Mapping[NodeId, Decision], SearchReport], ...]
 
     @property
     def passed(self) -> bool:
@@ -94,8 +94,10 @@ def search_draft(
         fixed=frozenset(node for node, decision in subject.base.items() if _is_users(decision)),
         guard=frozenset(node for node, decision in subject.base.items() if _guards(decision, draft.choice.rulebook)),
     )
-    found = [(report.decisions, report.tf32), *((other.decisions, other.tf32) for other in report.fallbacks)]
-    plans = [(_of_the_unfused(decisions, draft.choice.model, subject.fused), tf32) for decisions, tf32 in found]
+    plans = [
+        (_of_the_unfused(found.decisions, draft.choice.model, subject.fused), found)
+        for found in (report, *report.others)
+    ]
     return Searched(draft, report, tuple(plans))
 
 

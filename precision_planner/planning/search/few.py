@@ -36,10 +36,11 @@ def cheaper_choices(space: Space, top: State, limit: float, contributions: Contr
     for size in range(len(free) + 1):
         for chosen in combinations(free, size):
             raised = frozenset(chosen)
-            state = lower.raising(raised)
-            cost = space.cost(state)
-            if cost < WORTH * limit:
-                expected = contributions.expected(raised) if contributions is not None else -float(size)
-                found.append((expected, cost, state))
+            for summed in dict.fromkeys((frozenset(), space.summable - raised)):
+                state = lower.raising(raised).summing(summed)
+                cost = space.cost(state)
+                if cost < WORTH * limit:
+                    expected = contributions.expected(raised) if contributions is not None else -float(size)
+                    found.append((expected, cost, state))
     found.sort(key=lambda entry: (entry[0], entry[1], sorted(entry[2].raised)))
     return [state for _, _, state in found[:MOST]]

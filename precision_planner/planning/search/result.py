@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from precision_planner.judging.judge import Judgement
 from precision_planner.judging.metrics import json_number
 from precision_planner.model import NodeId
-from precision_planner.planning.search.evaluate import Candidate, Decisions
+from precision_planner.planning.search.evaluate import Decisions
 from precision_planner.planning.search.search import Found
 from precision_planner.planning.search.states import Space
 from precision_planner.typing import Decision
@@ -26,14 +26,14 @@ class SearchReport:
       data: JSON-ready, without times, so that the same search gives the same text: {evaluations, stopped, passed,
         before, after, cost_us, tf32_us, regions}.
       tf32: whether products in FP32 use TF32.
-      fallbacks: other plans that meet the tolerance, should this one not do on all data: (decisions, tf32).
+      others: plans that meet the tolerance too, should this one not do on all data.
       rank: of two searches of one model's variants the better one has the smaller.
     """
 
     decisions: Mapping[NodeId, Decision]
     data: Mapping[str, Any] = field(default_factory=dict)
     tf32: bool = False
-    fallbacks: tuple[Candidate, ...] = ()
+    others: tuple[SearchReport, ...] = ()
     rank: tuple[float, ...] = ()
 
 
@@ -52,6 +52,8 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
         without = found.without.get(number)
         looked_at = sums is not None and number in space.liftable and number not in found.state.brain
         precision = "bf16" if number in found.state.brain else "fp32" if number in kept else "low"
+        if precision == "low" and number in found.state.summed:
+            precision = "fp16+"
         facts: dict[str, Any] = {}
         if sums is not None and looked_at:
             facts["share"] = round(sums.share(number), 6)
@@ -65,7 +67,7 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
             for node in region.nodes:
                 if chosen.get(node) != space.base.get(node):
                     chosen[node] = Decision(chosen[node].precision, reason, None, chosen[node].keep_as, facts)
-        if number in kept or number in found.state.dropped or looked_at:
+        if number in kept or number in found.state.dropped or number in found.state.summed or looked_at:
             regions.append(
                 {
                     "region": region.name,
@@ -95,9 +97,11 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
         "regions": regions,
     }
     rank = (float(not found.passed), space.cost(found.state) if found.passed else found.judgement.score)
-    return SearchReport(
-        chosen, data, found.state.tf32, tuple(space.candidate(state) for state in found.fallbacks), rank
+    others = (
+        report_search(space, replace(found, state=state, judgement=judgement, without={}, fallbacks=()), tf32_us)
+        for state, judgement in found.fallbacks
     )
+    return SearchReport(chosen, data, found.state.tf32, tuple(others), rank)
 
 
 def _rules(base: Decisions, nodes: tuple[NodeId, ...]) -> list[str]:

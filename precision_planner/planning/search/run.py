@@ -23,7 +23,6 @@ from precision_planner.planning.search.result import SearchReport, report_search
 from precision_planner.planning.search.search import Found, search
 from precision_planner.planning.search.states import Space, State, region_of
 from precision_planner.planning.search.workers import Local, Workers, open_workers
-from precision_planner.rules.engine.alternatives import runs_in_bf16
 from precision_planner.simulation.cutting import homes
 from precision_planner.simulation.variants import Outputs
 from precision_planner.targets import Target
@@ -110,6 +109,8 @@ def find_plan(
         index = evaluator.runner.index
         regions = all_regions(evaluator, base, fixed)
 
+        in_brain = bf16_nodes(evaluator, base, regions) if target.has_bf16 else frozenset()
+
         def costs(tf32: bool) -> PlanCosts:
             return plan_costs(index, regions, shapes, CostModel(tf32, target.attention.fused))
 
@@ -119,7 +120,7 @@ def find_plan(
             base,
             fixed,
             lambda region: chosen.may_raise(index, region),
-            lambda region: target.has_bf16 and _all_in_bf16(index, region),
+            lambda region: target.has_bf16 and in_brain.issuperset(region.nodes),
             lambda candidate: atoms_of(
                 evaluator.rounding(candidate),
                 index,
@@ -130,6 +131,7 @@ def find_plan(
             guard,
             costs(True) if setting.tf32 else None,
             chosen.exact or not setting.tf32,
+            summing_low(evaluator, base),
         )
         numbers = region_of(regions)
         within = bodies(index)
@@ -231,6 +233,18 @@ def measure_shapes(model: Model, batch: Mapping[str, np.ndarray[Any, Any]]) -> d
     return shapes
 
 
-def _all_in_bf16(index: GraphIndex, region: Region) -> bool:
-    places = [index.find(node) for node in region.nodes]
-    return all(place is not None and runs_in_bf16(place[0].nodes[place[1]]) for place in places)
+def bf16_nodes(evaluator: Evaluator, base: Decisions, regions: Sequence[Region]) -> frozenset[NodeId]:
+    """The nodes that would compute in BF16 if everything were asked to: operator, opset and runtimes allow it."""
+    asked = {node: Decision("bf16", "") for region in regions for node in region.nodes}
+    assignment = evaluator.assign({**base, **asked})
+    return frozenset(node for node, typing in assignment.nodes.items() if typing.compute == "bf16")
+
+
+def summing_low(evaluator: Evaluator, base: Decisions) -> frozenset[NodeId]:
+    """The products that sum in FP16 by the rules' draft or would if it kept nothing that costs."""
+    if evaluator.setting.options.precision != "fp16":
+        return frozenset()
+    lowest = {node: decision for node, decision in base.items() if decision.binding or decision.keep_as == "compute"}
+    places = evaluator.rounding(Candidate(lowest)).accumulated
+    index = evaluator.runner.index
+    return frozenset(index.node_id(index.by_path[path], position) for path, position in places)

@@ -76,7 +76,7 @@ class Found:
     evaluations: int
     stopped: str = ""
     limit: float = 1.0
-    fallbacks: tuple[State, ...] = ()
+    fallbacks: tuple[tuple[State, Judgement], ...] = ()
     tf32: Judgement | None = None
 
     @property
@@ -177,7 +177,7 @@ class _Search:
             self.clock.evaluations,
             stopped,
             self.limit,
-            tuple(fallbacks),
+            tuple((other, self._known[other]) for other in fallbacks),
             None if everything is None else self._known.get(everything),
         )
 
@@ -197,6 +197,9 @@ class _Search:
                 self._judge([self._untruncated(state)], needed=True)
         if not self.passed:
             raise Stopped(UNREACHABLE)
+        self._say("sums in FP32")
+        summed = [state.summing(self.space.summable) for state in (self._draft, self._lowest)]
+        self._judge(summed if self.space.summable else [])
         self._say("one family in FP32")
         for start in (self._draft, self._lowest):
             for mode in self.space.modes:
@@ -224,7 +227,7 @@ class _Search:
         start = self._finite(find_overflow)
         for top in tops if start is not None else ():
             assert start is not None
-            self._cover(replace(start, tf32=top.tf32), top)
+            self._cover(replace(start, tf32=top.tf32).summing(self.space.summable), top)
         self._remove_from_best()
         led_astray = self.contributions is None or not 0.4 <= self.contributions.additivity <= 2.5
         for top in tops:
@@ -232,9 +235,11 @@ class _Search:
                 self._say("everything in FP32, by halves")
                 self._here = top
                 self._remove(self._dearest_first())
+        self._remove_sums()
         self._soften()
         self._try_few(tops)
         self._remove_from_best()
+        self._remove_sums()
 
     def _top(self, mode: bool) -> State | None:
         """The plan within tolerance that has the most in FP32."""
@@ -308,13 +313,33 @@ class _Search:
     def _remove(self, numbers: Sequence[int]) -> None:
         if not numbers:
             return
-        lower = self._here.lowering(frozenset(numbers), self.space.soft)
+        chosen = frozenset(numbers)
+        lower = self._here.lowering(chosen, self.space.soft).summing(self.space.summable & chosen)
         if self._is_no_dearer(lower) and self._is_within(self._judge([lower])[0]):
             self._here = lower
         elif len(numbers) > 1:
             middle = len(numbers) // 2
             self._remove(numbers[:middle])
             self._remove(numbers[middle:])
+
+    def _remove_sums(self) -> None:
+        """Let sums be in FP16 again where that does."""
+        assert self.best is not None
+        self._here = self.best[0]
+        sums = self.space.costs.sums
+        summed = sorted(self._here.summed, key=lambda number: (-sums[number], number))
+        if summed:
+            self._say(f"which of {len(summed)} sums in FP32 are not needed")
+            self._remove_some_sums(summed)
+
+    def _remove_some_sums(self, numbers: Sequence[int]) -> None:
+        lower = replace(self._here, summed=self._here.summed - frozenset(numbers))
+        if self._is_within(self._judge([lower])[0]):
+            self._here = lower
+        elif len(numbers) > 1:
+            middle = len(numbers) // 2
+            self._remove_some_sums(numbers[:middle])
+            self._remove_some_sums(numbers[middle:])
 
     def _soften(self) -> None:
         """Put what is in FP32 into BF16 where that is cheaper and does as well."""
@@ -343,16 +368,18 @@ class _Search:
             if self.settled:
                 return
             failed = [
-                self.space.kept(state)
+                (self.space.kept(state), state.summed)
                 for state in self._known
                 if state.tf32 == top.tf32 and not state.brain and not self._meets(state)
             ]
             for state in cheaper_choices(self.space, top, self._cost(self.best[0]), self.contributions):
+                high, summed = self.space.kept(state), state.summed
                 # keeping less makes more error, but for luck
-                if self._is_cheaper(state) and not any(self.space.kept(state) <= kept for kept in failed):
+                hopeless = any(high <= kept and summed <= sums for kept, sums in failed)
+                if self._is_cheaper(state) and not hopeless:
                     self._judge([state])
                     if not self._meets(state):
-                        failed.append(self.space.kept(state))
+                        failed.append((high, summed))
 
     def measure_without(self) -> None:
         """Measure the error without each region that is left; one that turns out not to be needed goes after all.
@@ -366,6 +393,7 @@ class _Search:
             found: dict[int, Judgement] = {}
             for number in self._dearest_first():
                 lower = self._here.lowering(frozenset({number}), self.space.soft)
+                lower = lower.summing(self.space.summable & {number})
                 found[number] = self._judge([lower])[0]
                 if self._meets(lower) and self._is_no_dearer(lower):
                     self._here = lower

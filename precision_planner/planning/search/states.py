@@ -16,6 +16,7 @@ __all__ = ["Space", "State"]
 
 _RAISED = Decision("fp32", "kept in FP32 by the search", keep_as="island")
 _BRAIN = Decision("bf16", "kept in BF16 by the search")
+_SUMMED = Decision("fp16+", "summed in FP32 by the search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +28,35 @@ class State:
       brain: in BF16.
       dropped: low, although rules would keep something in them.
       tf32: products in FP32 take their operands in TF32.
+      summed: in FP16, with the sums of their products in FP32.
     """
 
     raised: frozenset[int] = frozenset()
     brain: frozenset[int] = frozenset()
     dropped: frozenset[int] = frozenset()
     tf32: bool = False
+    summed: frozenset[int] = frozenset()
 
     def raising(self, regions: frozenset[int]) -> State:
         """The same with more regions in FP32."""
-        return replace(self, raised=self.raised | regions, brain=self.brain - regions, dropped=self.dropped - regions)
+        return replace(self._without(regions), raised=self.raised | regions)
 
     def softening(self, regions: frozenset[int]) -> State:
         """The same with regions in BF16."""
-        return replace(self, raised=self.raised - regions, brain=self.brain | regions, dropped=self.dropped - regions)
+        return replace(self._without(regions), brain=self.brain | regions)
 
     def lowering(self, regions: frozenset[int], soft: frozenset[int]) -> State:
         """The same with regions low again; those of `soft` lose what rules kept in them."""
-        return State(self.raised - regions, self.brain - regions, self.dropped | (regions & soft), self.tf32)
+        return replace(self._without(regions), dropped=self.dropped | (regions & soft))
+
+    def summing(self, regions: frozenset[int]) -> State:
+        """The same with the sums of regions that are low in FP32."""
+        return replace(self, summed=self.summed | (regions - self.high))
+
+    def _without(self, regions: frozenset[int]) -> State:
+        return State(
+            self.raised - regions, self.brain - regions, self.dropped - regions, self.tf32, self.summed - regions
+        )
 
     @property
     def high(self) -> frozenset[int]:
@@ -67,6 +79,7 @@ class Space:
       atoms: the roundings of a plan, by region.
       tf32_costs: as `costs`, where products in FP32 run in TF32; None where that may not be.
       exact: whether products in FP32 may run in FP32.
+      products: nodes that sum in FP16 and can be told to sum in FP32.
     """
 
     regions: tuple[Region, ...]
@@ -79,6 +92,7 @@ class Space:
     guard: frozenset[NodeId] = frozenset()
     tf32_costs: PlanCosts | None = None
     exact: bool = True
+    products: frozenset[NodeId] = frozenset()
 
     @property
     def modes(self) -> tuple[bool, ...]:
@@ -92,6 +106,9 @@ class Space:
             for node in self.regions[number].nodes:
                 if self._costs(node) and node not in self.fixed and node not in self.guard:
                     del found[node]
+        for number in state.summed:
+            nodes = self.products.intersection(self.regions[number].nodes)
+            found.update((node, _SUMMED) for node in sorted(nodes) if node not in self.fixed and node not in found)
         for number in state.brain:
             found.update((node, _BRAIN) for node in self.regions[number].nodes if node not in self.fixed)
         for number in state.raised:
@@ -109,7 +126,9 @@ class Space:
     def costs_around(self, state: State) -> PlanCosts:
         """What plans cost that raise more than a state does."""
         costs = self.tf32_costs if state.tf32 and self.tf32_costs is not None else self.costs
-        return costs.within(self.kept(state) | (self.standing - state.dropped) | self.guarded, state.brain)
+        return costs.within(
+            self.kept(state) | (self.standing - state.dropped) | self.guarded, state.brain, state.summed
+        )
 
     @property
     def raisable(self) -> tuple[int, ...]:
@@ -134,6 +153,11 @@ class Space:
             for number, region in enumerate(self.regions)
             if any(self._costs(node) and (node in self.guard or node in self.fixed) for node in region.nodes)
         )
+
+    @property
+    def summable(self) -> frozenset[int]:
+        """Regions whose sums can be told to be in FP32."""
+        return frozenset(n for n, region in enumerate(self.regions) if not self.products.isdisjoint(region.nodes))
 
     @property
     def soft(self) -> frozenset[int]:
