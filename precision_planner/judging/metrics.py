@@ -249,6 +249,12 @@ class Metric:
     count: bool = False
     shown: str = "%.3g"
 
+    def __reduce__(self) -> Any:
+        """By its name, where it is one of ours: workers of a search answer with metrics, and functions do not travel."""
+        if METRICS.get(self.name) is self or DETECTIONS.get(self.name) is self:
+            return _by_name, (self.name,)
+        return super().__reduce__()
+
     def holds(self, value: float, bound: float) -> bool:
         """Whether a value keeps a bound; NaN keeps none."""
         return value >= bound if self.better == "high" else value <= bound
@@ -344,6 +350,11 @@ DETECTIONS: Mapping[str, Metric] = _known(
     Metric("min_iou", lambda p: None, "smallest overlap of matched boxes", "high", bound=True, most=1.0),
 )
 """Metrics of sets of boxes, which `judging.detections` counts."""
+
+
+def _by_name(name: str) -> Metric:
+    return METRICS.get(name) or DETECTIONS[name]
+
 
 BOUNDS: Mapping[str, Metric] = {name: metric for name, metric in {**METRICS, **DETECTIONS}.items() if metric.bound}
 """The metrics that a tolerance may name."""
