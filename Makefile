@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-full triton-server demo test test-fast check bench notebooks docs update-goldens clean
+.PHONY: fuzz floors help setup setup-full triton-server demo test test-fast check bench notebooks docs update-goldens clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -67,6 +67,15 @@ check: setup ## Formatting, lint, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+SECONDS ?= 600
+
+fuzz: setup ## Fuzz models and files for SECONDS (600)
+	$(PIP) install --quiet 'atheris>=3.0'
+	$(BIN)/python -m fuzz $(SECONDS)
+
+floors: setup ## Install the oldest and newest packages that are allowed into fresh environments and try them
+	$(BIN)/python -m tests.floors
 
 bench: setup ## Measure speed and memory
 	$(BIN)/python -m benchmarks

@@ -31,6 +31,7 @@ _MOST = 20
     "--expect", multiple=True, metavar="BOUND", help="Such as 'half>=80%', 'islands==0', 'kept>=100%', 'sums=fp32:SEL'."
 )
 @click.option("--plugins", multiple=True, metavar="LIB", help="Libraries of the engine's plugins.")
+@click.option("--allow-host-code", is_flag=True, help="Run the code that a version-compatible engine brings.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the inspection as JSON; - is stdout, alone.")
 @click.option("--all", "everything", is_flag=True, help="List every layer, not only the FP32 ones.")
 def command(
@@ -41,6 +42,7 @@ def command(
     layers_path: str | None,
     expect: tuple[str, ...],
     plugins: tuple[str, ...],
+    allow_host_code: bool,
     json_path: str | None,
     everything: bool,
 ) -> int:
@@ -69,7 +71,9 @@ def command(
     listing = Path(layers_path or engine)
     info = None
     try:
-        info = parse_layers_file(listing, None if profile is None else Path(profile), plugins)
+        info = parse_layers_file(
+            listing, None if profile is None else Path(profile), plugins, host_code=allow_host_code
+        )
     except (EngineError, MissingExtraError) as error:
         if model_path is None or on_layers or on_sums or layers_path:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -71,7 +71,13 @@ _GRAPH_OPTIONS = (
 )
 
 
-class TargetName(click.ParamType[str]):
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:  # before click 8.4 it takes no parameter
+    _TextType = click.ParamType
+
+
+class TargetName(_TextType):
     """The name of a build target; completion offers every one, with what it is."""
 
     name = "target"

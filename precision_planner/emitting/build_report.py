@@ -181,7 +181,12 @@ def logged_kernels(log: Sequence[str]) -> tuple[Kernel, ...]:
 def _kernels(run: BuildRun) -> tuple[tuple[EngineLayer, ...], str]:
     if run.engine is not None and has_gpu():
         try:
-            info = read_engine(run.engine, plugins=run.plan.build.get("plugins") or (), folder=run.folder)
+            info = read_engine(
+                run.engine,
+                plugins=run.plan.build.get("plugins") or (),
+                folder=run.folder,
+                host_code=bool(run.plan.build.get("version_compatible")),
+            )
         except (EngineError, MissingExtraError):
             info = None  # built for another GPU than this one: the log has to do
         if info is not None and not info.names_only:

@@ -31,12 +31,15 @@ def read_engine(
     *,
     plugins: Sequence[str] = (),
     folder: Path | None = None,
+    host_code: bool = False,
 ) -> EngineInfo:
     """The layers of an engine file, by the TensorRT that built it.
 
     Args:
       path: the engine.
       plugins: libraries that the engine's plugins come from.
+      host_code: run code that the engine brings for the host (a version-compatible engine carries its own runtime);
+        only for an engine that one trusts.
       folder: where relative names of these are looked up first.
       shapes: input -> shape, for a dynamic engine; by default the first profile's usual shapes. Without shapes the
         inspector of 8.x leaves out all types.
@@ -61,14 +64,14 @@ def read_engine(
         )
     _load_plugins(plugins, folder)
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-    if hasattr(runtime, "engine_host_code_allowed"):
-        # a version-compatible engine carries its own runtime; the user names the file, as to trtexec
+    if host_code and hasattr(runtime, "engine_host_code_allowed"):
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineError(
             f"{path} was built by {_NAMES[module]} {version} for its own GPU; {_NAMES[module]} {trt.__version__} here "
-            "cannot load it: inspect it on the machine that built it"
+            "cannot load it: inspect it on the machine that built it, or, if it is version-compatible "
+            "and you trust it, with --allow-host-code"
         )
     inspector = engine.create_engine_inspector()
     context = _context(engine, shapes)
@@ -135,7 +138,9 @@ def _context(engine: Any, shapes: Mapping[str, Sequence[int]] | None) -> Any:
     return context
 
 
-def parse_layers_file(path: Path, profile: Path | None = None, plugins: Sequence[str] = ()) -> EngineInfo:
+def parse_layers_file(
+    path: Path, profile: Path | None = None, plugins: Sequence[str] = (), *, host_code: bool = False
+) -> EngineInfo:
     """Read an engine, exported layer information or a builder's log, whichever the file is."""
     try:
         with path.open("rb") as file:
@@ -143,7 +148,7 @@ def parse_layers_file(path: Path, profile: Path | None = None, plugins: Sequence
         if engine_origin(head) is not None:
             from precision_planner.engines.layers import with_times
 
-            info = read_engine(path, plugins=plugins)
+            info = read_engine(path, plugins=plugins, host_code=host_code)
             return info if profile is None else with_times(info, profile.read_text("utf-8"))
         text = path.read_text("utf-8")
         times = None if profile is None else profile.read_text("utf-8")

@@ -250,7 +250,7 @@ class Metric:
     shown: str = "%.3g"
 
     def __reduce__(self) -> Any:
-        """By its name, where it is one of ours: workers of a search answer with metrics, and functions do not travel."""
+        """By its name, where it is one of ours: a search's workers answer with metrics, and functions do not travel."""
         if METRICS.get(self.name) is self or DETECTIONS.get(self.name) is self:
             return _by_name, (self.name,)
         return super().__reduce__()

@@ -75,6 +75,7 @@ def validate(proto: onnx.ModelProto, weights: Mapping[str, Payload], where: str)
         _check_functions(proto)
         _check_interface(proto.graph)
         opsets = {_domain(entry.domain): int(entry.version) for entry in proto.opset_import}
+        _check_output_types(proto.graph, opsets)
         unknown = _free_names(proto.graph, opsets, "the main graph")
         if unknown:
             name, reader = next(iter(sorted(unknown.items())))
@@ -483,6 +484,13 @@ def _node_name(node: NodeProto) -> str:
 def _check_interface(graph: GraphProto) -> None:
     if not graph.output:
         raise ModelError("it has no output, so that there is nothing to judge")
+    if not all(value.name for value in (*graph.input, *graph.output)):
+        raise ModelError("an input or output has no name")
+    declared: dict[str, int] = {}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kind = value.type.tensor_type.elem_type if value.type.HasField("tensor_type") else 0
+        if kind and declared.setdefault(value.name, kind) != kind:
+            raise ModelError(f"'{_shown(value.name)}' is declared with two element types")
     held = {tensor.name for tensor in graph.initializer} | {entry.values.name for entry in graph.sparse_initializer}
     for value in graph.input:
         if value.name in held:
@@ -497,3 +505,21 @@ def _check_interface(graph: GraphProto) -> None:
                 f"'{_shown(value.name)}' has element type {value.type.tensor_type.elem_type}, which onnx "
                 f"{onnx.__version__} does not know"
             )
+
+
+def _check_output_types(graph: GraphProto, opsets: Mapping[str, int]) -> None:
+    """What the model returns is declared as a type that its operator can give."""
+    made = {name: (node, slot) for node in graph.node for slot, name in enumerate(node.output) if name}
+    for value in graph.output:
+        if value.name not in made or not value.type.HasField("tensor_type"):
+            continue
+        node, slot = made[value.name]
+        version = opsets.get(_domain(node.domain), 0)
+        schema = _definition(node.op_type, version, _domain(node.domain)) if version else None
+        element = value.type.tensor_type.elem_type
+        if schema is None or not element or slot >= len(schema.outputs):
+            continue
+        told = f"tensor({_T.DataType.Name(element).lower()})"
+        given = {text for text in schema.outputs[slot].types if text.startswith("tensor(")}
+        if given and told not in given:
+            raise ModelError(f"output '{_shown(value.name)}' is declared {told}, which {node.op_type} cannot give")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -27,6 +28,9 @@ def remove_all() -> None:
     """Remove every temporary folder of this process, which is about to end."""
     for path in list(_live):
         shutil.rmtree(path, ignore_errors=True)
+
+
+atexit.register(remove_all)
 
 
 class Scratch:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -94,8 +95,10 @@ def work(package: Package, question: Question) -> Judgement:
     return _opened[package.folder].answer(question)
 
 
-def _leave_signals() -> None:
+def _leave_signals(place: str) -> None:
     """Interrupts and terminations go to every process of the group; the one that searches answers them, and ends us."""
+    # a worker ends without a word, and leaves to the one that searches what it had in its temporary folders
+    tempfile.tempdir = place
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -185,7 +188,7 @@ def open_workers(
         package = Package.write(folder, evaluator, batches, screen, max(1, (os.cpu_count() or 1) // jobs))
         # not by fork: onnxruntime's threads would not be there in the child
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, spawn, initializer=_leave_signals) as pool:
+        with ProcessPoolExecutor(jobs, spawn, initializer=_leave_signals, initargs=(str(folder),)) as pool:
             yield Workers(pool, package, jobs, evaluator)
 
 

@@ -1,0 +1,103 @@
+"""The oldest and the newest packages that pyproject.toml allows, each in a fresh environment: `make floors`.
+
+Every lower bound of the base and of the extra `cpu` is installed as it stands (``>=1.21`` becomes ``==1.21``; pip takes
+the newest patch of a bound of two numbers as its first release, 1.21.0), and beside that the newest of everything, on
+every Python that is found. Then a smoke suite runs: all rules with their cases, and each command on a small model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = """
+import contextlib, io, os, sys, tempfile
+import numpy as np, onnx, onnxruntime
+from onnx import TensorProto as T, helper as h, numpy_helper as n
+from precision_planner.cli.main import main
+os.chdir(tempfile.mkdtemp())
+r = np.random.default_rng(0)
+nodes = [h.make_node("MatMul", ["x", "w"], ["m"], "mm"), h.make_node("ReduceMean", ["m"], ["mu"], axes=[-1]),
+ h.make_node("Sub", ["m", "mu"], ["d"]), h.make_node("Mul", ["d", "d"], ["q"]),
+ h.make_node("ReduceMean", ["q"], ["v"], axes=[-1]), h.make_node("Add", ["v", "e"], ["ve"]),
+ h.make_node("Sqrt", ["ve"], ["s"]), h.make_node("Div", ["d", "s"], ["o"]), h.make_node("Softmax", ["o"], ["y"])]
+weights = [n.from_array(r.normal(0, 200, (32, 32)).astype("f4"), "w"), n.from_array(np.float32(1e-5), "e")]
+graph = h.make_graph(nodes, "g", [h.make_tensor_value_info("x", T.FLOAT, ["B", 32])],
+                     [h.make_tensor_value_info("y", T.FLOAT, ["B", 32])], weights)
+onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=8), "m.onnx")
+np.savez("in.npz", x=r.normal(0, 60, (4, 32)).astype("f4"))
+commands = [["rules", "--test", sys.argv[1]], ["analyze", "m.onnx", "--html", "a.html"], ["rewrite", "m.onnx"],
+ ["rewrite", "m.onnx", "--precision", "bf16"], ["plan", "m.onnx", "-o", "p", "--inputs", "in.npz"],
+ ["plan", "m.onnx", "-o", "q", "--target", "tensorrt-8.6", "--inputs", "in.npz", "--tolerance", "rel_l2=0.01"],
+ ["diff", "m.onnx", "p", "--inputs", "in.npz", "--layers", "--html", "d.html"], ["report", "p"],
+ ["extract", "m.onnx", "--around", "mm", "-o", "e.onnx"], ["fp16", "65520"], ["rules", "LN001"]]
+failed = []
+for words in commands:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(words)
+    if code:
+        failed.append((words, code, out.getvalue()[-1500:]))
+for words, code, text in failed:
+    print("FAILED", *words, "->", code, text)
+print("onnx", onnx.__version__, "onnxruntime", onnxruntime.__version__, "numpy", np.__version__, "python",
+      sys.version.split()[0], "commands", len(commands), "failed", len(failed))
+sys.exit(bool(failed))
+"""
+
+
+def bounds() -> list[str]:
+    """The requirements of the base and of the extra cpu."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+
+
+def floor(requirement: str) -> str:
+    """``onnx>=1.21,<2`` as ``onnx==1.21``."""
+    name, version = re.match(r"([\w.-]+)>=([\w.]+)", requirement).groups()
+    return f"{name}=={version}"
+
+
+def interpreters() -> list[str]:
+    """The Pythons of the versions that are promised, as far as they run here."""
+    found = []
+    for minor in (11, 12, 13, 14):
+        name = shutil.which(f"python3.{minor}")
+        if name and subprocess.run([name, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
+            found.append(name)
+    return found or [sys.executable]
+
+
+def try_environment(python: str, requirements: list[str]) -> bool:
+    """Install and run the smoke suite in an environment that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([python, "-m", "venv", place], check=True)
+        pip = [f"{place}/bin/python", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
+        if subprocess.run([*pip, *requirements]).returncode or subprocess.run([*pip, "--no-deps", ROOT]).returncode:
+            print(f"FAILED to install under {python}: {' '.join(requirements)}")
+            return False
+        smoke = subprocess.run(
+            [f"{place}/bin/python", "-c", SMOKE, str(ROOT / "rules")], cwd=place, env={**os.environ, "PYTHONPATH": ""}
+        )
+        return smoke.returncode == 0
+
+
+def main() -> int:
+    """Floors under the oldest Python, the newest packages under each."""
+    pythons = interpreters()
+    oldest = [floor(requirement) for requirement in bounds()]
+    tried = [try_environment(pythons[0], oldest)]
+    if "--floors-only" not in sys.argv:
+        tried += [try_environment(python, bounds()) for python in pythons]
+    return 0 if all(tried) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
