@@ -88,7 +88,10 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     """Read one array in numpy's format; ValueError where its header claims more than the `size` bytes there are."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(file)
+    try:
+        shape, fortran_order, dtype = read_header(file)
+    except MemoryError:  # its length is read as gigabytes
+        raise ValueError("its header is damaged") from None
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not loaded; save plain arrays")
     wanted = prod(shape) * dtype.itemsize

@@ -23,7 +23,7 @@ _SAME_SHAPE = "Div"
 
 _OPAQUE = "precision-planner.not-followed"
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.UNDEFINED})
-_ERRORS = (onnx.shape_inference.InferenceError, RuntimeError, ValueError)
+_ERRORS = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError)
 
 
 def infer(proto: onnx.ModelProto) -> onnx.ModelProto:

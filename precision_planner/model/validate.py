@@ -409,8 +409,16 @@ def _check_definition(node: NodeProto, opsets: Mapping[str, int]) -> None:
     domain = _domain(node.domain)
     version = opsets.get(domain, 1 if domain == "" else 0)
     schema = _definition(node.op_type, version, domain) if version else None
-    if schema is None:
+    # an operator that came, or was changed, after the model's opset is accepted, with the arity that it came with
+    known = schema or (_definition(node.op_type, onnx.defs.onnx_opset_version(), "") if domain == "" else None)
+    if known is None:
         return
+    _check_arity(node, known)
+    if schema is not None:
+        _check_attributes(node, schema)
+
+
+def _check_arity(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
     given = _length(node.input)
     if not schema.min_input <= given <= schema.max_input:
         raise ModelError(
@@ -423,6 +431,9 @@ def _check_definition(node: NodeProto, opsets: Mapping[str, int]) -> None:
     returned = _length(node.output)
     if not schema.min_output <= len(node.output) or returned > schema.max_output:
         raise ModelError(f"{_node_name(node)} has {returned} outputs, and {node.op_type} gives {schema.max_output}")
+
+
+def _check_attributes(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if len(attributes) != len(node.attribute):
         raise ModelError(f"{_node_name(node)} has an attribute twice")

@@ -44,6 +44,9 @@ from precision_planner.typing.decisions import sums_are_promised
 from precision_planner.typing.elements import find_elements, opset_of
 from precision_planner.typing.gather import BF16_CAST_OPSET
 
+OLDEST_OPSET = 6
+"""The opset from which Cast names its type by a number."""
+
 BF16_OPSET = 22
 """The opset from which convolutions, pooling and InstanceNormalization take bfloat16."""
 
@@ -210,6 +213,11 @@ class _Rewrite:
             decisions = _carry(decisions, fusion, index, self.keep_as)
             model, unraised = self._raise_for_bf16(model, decisions)
             reasons += unraised
+            if options.low and "" in model.opsets and model.opset < OLDEST_OPSET:
+                raise ConversionError(
+                    f"the model has opset {model.opset}, whose Casts name types by words and which few still run; "
+                    f"export it with opset {OLDEST_OPSET} or newer"
+                )
             if options.low == onnx.TensorProto.BFLOAT16 and options.low_globs and 1 < model.opset < BF16_CAST_OPSET:
                 why = f" and cannot be raised: {unraised[0]}" if unraised else ""
                 raise ConversionError(

@@ -32,6 +32,8 @@ def work_share(index: GraphIndex, types: TypeTable, assignment: TypeAssignment) 
 
 
 def _multiply_adds(types: TypeTable, scope: Scope, node: NodeProto) -> int:
+    if len(node.input) < 2 or not node.output:
+        return 0  # an operator of another version than the table's
     out = _sizes(types, scope, node.output[0])
     left, right = _sizes(types, scope, node.input[0]), _sizes(types, scope, node.input[1])
     if row_of(node).product == "matmul":

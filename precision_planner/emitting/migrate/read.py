@@ -23,7 +23,7 @@ def read_recipe(text: str) -> Recipe:
       EngineError: it is none of these, or cannot be read.
     """
     path = Path(text) if "\n" not in text and len(text) < 4096 else None
-    if path is not None and path.is_file():
+    if path is not None and _is_file(path):
         try:
             content = path.read_text("utf-8")
         except UnicodeDecodeError:
@@ -34,6 +34,14 @@ def read_recipe(text: str) -> Recipe:
     if path is not None and path.suffix == ".py" and " " not in text.strip():
         raise EngineError(f"{text}: no such file; give a Polygraphy script or a command line in quotes")
     return _read_commands(text, "the recipe")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a text names a file; one that is too long for a name, or holds what no name may, names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read_commands(text: str, source: str) -> Recipe:

@@ -7,7 +7,7 @@ one under 2^-25 is zero, and both are gone once s and t are computed beforehand.
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from precision_planner.transforms.repairs.edit import Edit, Site
 
@@ -18,9 +18,13 @@ def plan(site: Site) -> Edit | str:
     """Plan the folding of the one BatchNormalization among the site's nodes."""
     for node_id in site.nodes:
         place = site.place(node_id)
-        if place is not None and place[0].nodes[place[1]].op_type == "BatchNormalization":
+        if place is not None and _is_batch_norm(place[0].nodes[place[1]]):
             return _fold(site, place[1])
     return "there is no BatchNormalization"
+
+
+def _is_batch_norm(node: NodeProto) -> bool:
+    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx") and len(node.input) >= 5
 
 
 def _fold(site: Site, position: int) -> Edit | str:
