@@ -111,7 +111,15 @@ def carries_to(node: NodeProto) -> Iterator[str]:
 
 def is_exact(node: NodeProto) -> bool:
     """Whether a node's result needs no rounding where its inputs were rounded."""
-    return row_of(node).exact and holds(node)
+    return row_of(node).exact and holds(node) and not _has_open_bound(node)
+
+
+def _has_open_bound(node: NodeProto) -> bool:
+    """Whether a Clip leaves out a bound, which is then the largest number of the type that it computes in."""
+    if node.op_type != "Clip" or domain_of(node):
+        return False
+    inputs = [name for name in node.input[1:3] if name]
+    return len(inputs) < 2 and not (named(node, "min") and named(node, "max"))
 
 
 def is_pointwise(node: NodeProto) -> bool:

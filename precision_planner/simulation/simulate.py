@@ -50,6 +50,7 @@ from precision_planner.simulation.tf32 import Tf32, check_tf32
 from precision_planner.simulation.typed import is_typed_low, widen
 from precision_planner.targets.lowering import Lowering
 from precision_planner.transforms.opset import raise_opset
+from precision_planner.transforms.single import to_single
 from precision_planner.typing.assignment import TypeAssignment
 
 Semantics = Literal["typed", "fused"]
@@ -135,6 +136,8 @@ def prepare(
     policy: Overflow = "saturate" if saturating else "inf"
     original = Model.load(source)
     model = inline_functions(original)
+    if assignment is None:
+        model = to_single(model)
     specs = input_specs(model)
     model = _with_casts_to(model, precision)
     kept: frozenset[NodeId] = frozenset()
