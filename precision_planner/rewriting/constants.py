@@ -10,20 +10,28 @@ import onnx
 from onnx import helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, WeightStore, marker_key, numpy_dtype, set_payload
-from precision_planner.rewriting.mask_constants import mask_constants
+from precision_planner.model.flow import Flow
+from precision_planner.model.tensors import clear_values
+from precision_planner.rewriting.mask_constants import mask_constants, tested_masks
 from precision_planner.rewriting.names import SUFFIX, Names
 from precision_planner.rewriting.weights import (
     BLOCK,
+    MASK_LIMIT,
     Array,
     Role,
     Treatment,
     WeightChange,
     WeightPolicy,
     cast_payload,
+    format_of,
     payload_blocks,
     treat,
 )
+from precision_planner.transforms.repairs.finite_mask import mask_refusal
 from precision_planner.typing import Key, TypeAssignment
+
+_MOST_MASKED = 1 << 24
+"""Elements of a mask that is looked at for its bound; a larger one is computed, not stored."""
 
 
 class ConstantWriter:
@@ -47,6 +55,8 @@ class ConstantWriter:
         self._made: dict[tuple[str, int, str], str] = {}
         self._pending: list[tuple[Scope, onnx.TensorProto]] = []
         self._masks = mask_constants(index) if policy == "auto" else frozenset()
+        self._flow: Flow | None = None
+        self._tested = tested_masks(index) if self._masks else frozenset()
 
     def store(self) -> WeightStore:
         """The weights of the typed model: only what it still reads."""
@@ -81,9 +91,11 @@ class ConstantWriter:
         """Cast in place what all readers want low, and add the copies."""
         for key in self.assignment.constants:
             element = self.assignment.storage[key]
-            if element == self.assignment.wide:
-                continue
             scope = self.index.by_path[key[0]]
+            if element == self.assignment.wide:
+                if self._role(key) == "mask":
+                    self._bound_wide(scope, key[1])
+                continue
             tensor = scope.initializers.get(key[1])
             if tensor is not None:
                 self._cast_tensor(tensor, element, self._role(key), key[1])
@@ -110,7 +122,30 @@ class ConstantWriter:
         node.attribute.append(helper.make_attribute("value", zero))
 
     def _role(self, key: Key) -> Role:
-        return "mask" if key in self._masks else ""
+        if key not in self._masks:
+            return ""
+        return "open_mask" if key in self._tested else "mask"
+
+    def _bound_wide(self, scope: Scope, name: str) -> None:
+        """Bound a mask that stays in FP32, where it provably does a mask's work alone: what it makes is cast later."""
+        limit = MASK_LIMIT[format_of(self.assignment.options.low).name]
+        array = self.index.constant(scope, name, self.model, _MOST_MASKED)
+        if array is None or array.dtype.kind != "f" or not (array < -limit).any():
+            return
+        flow = self._flow = self._flow or Flow(self.index)
+        if mask_refusal(flow, scope, name, lambda at, other: self.index.constant(at, other, self.model)):
+            return
+        tensor = scope.initializers.get(name)
+        node = scope.producer_node(name)
+        if tensor is None and node is not None:
+            given = next((attribute for attribute in node.attribute if attribute.name == "value"), None)
+            tensor = None if given is None else given.t
+        if tensor is None:
+            return
+        bounded = numpy_helper.from_array(np.asarray(np.maximum(array, np.asarray(-limit, array.dtype))))
+        clear_values(tensor)
+        tensor.raw_data = bounded.raw_data
+        self.changes.append(WeightChange(name, self.policy, "mask", int((array < -limit).sum()), 0, f"{-limit:g}"))
 
     def _cast_constant(self, node: onnx.NodeProto, element: int, role: Role, name: str) -> None:
         for attribute in node.attribute:

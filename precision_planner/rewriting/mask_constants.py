@@ -9,6 +9,7 @@ import onnx
 from precision_planner.model import GraphIndex, Scope
 from precision_planner.model.flow import Flow
 from precision_planner.operators import hands_mask_on, row_of, slots_of
+from precision_planner.transforms.repairs.finite_mask import tests_masked_rows
 from precision_planner.typing import Key
 
 
@@ -22,7 +23,26 @@ def mask_constants(index: GraphIndex) -> frozenset[Key]:
       Keys of every value on the way back from there; the caller asks only about constants.
     """
     logits = [(scope, name) for scope, _, node in index.nodes() for name in _logits(scope, node)]
-    return frozenset((at.scope.path, at.value) for at, _ in Flow(index).trace(logits, hands_mask_on))
+    return _behind(Flow(index), logits)
+
+
+def tested_masks(index: GraphIndex) -> frozenset[Key]:
+    """Those of `mask_constants` where the graph asks behind the softmax whether a row is masked as a whole.
+
+    Their infinities have to stay: a row of -30000 is no NaN.
+    """
+    flow = Flow(index)
+    logits = [
+        (scope, name)
+        for scope, _, node in index.nodes()
+        if node.output and any(_logits(scope, node)) and tests_masked_rows(flow, scope, node)
+        for name in _logits(scope, node)
+    ]
+    return _behind(flow, logits)
+
+
+def _behind(flow: Flow, logits: list[tuple[Scope, str]]) -> frozenset[Key]:
+    return frozenset((at.scope.path, at.value) for at, _ in flow.trace(logits, hands_mask_on))
 
 
 def _logits(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:

@@ -8,7 +8,7 @@ there are three policies.
 - `auto`, by role:
     1. a mask constant (it reaches a softmax through additions, selections and reshapes): magnitudes above 30000,
        infinities too, become 30000 (BF16: 1e38). Two masks and a score still sum to a finite number, and (1 - mask) *
-       value is never 0 * inf.
+       value is never 0 * inf. Infinities stay where the graph asks for NaN behind the softmax.
     2. any other overflow saturates: a bound of Clip, a scale, a table.
     3. a scalar that would vanish (an epsilon) becomes the smallest subnormal.
     4. an element of a larger tensor that vanishes becomes zero: 2^-24 would be further from it.
@@ -30,7 +30,7 @@ from precision_planner.numerics.formats import BF16, FP16, Format
 from precision_planner.numerics.rounding import to_storage
 
 WeightPolicy = Literal["auto", "saturate", "ieee"]
-Role = Literal["", "mask", "scalar"]
+Role = Literal["", "mask", "open_mask", "scalar"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 POLICIES = ("auto", "saturate", "ieee")
@@ -147,21 +147,21 @@ def treat(
       count: how many there are.
       element: FLOAT16 or BFLOAT16.
       policy: what becomes of values that the type cannot hold.
-      role: "mask" for a mask constant, else "".
+      role: "mask" for a mask constant, "open_mask" for one whose infinities have to stay, else "".
     """
     fmt = format_of(element)
-    mask = role == "mask" and policy == "auto"
+    mask = role in ("mask", "open_mask") and policy == "auto"
     mask_limit = MASK_LIMIT[fmt.name]
     overflow = flushed = 0
     largest = -np.inf
     limit_from = mask_limit if mask else (fmt.overflow_from if policy != "saturate" else fmt.max_finite)
     tiny_until = fmt.smallest_subnormal if policy == "saturate" else fmt.flush_until
     for block in blocks:
-        over, tiny, top = _scan(block, limit_from, tiny_until, policy, mask)
+        over, tiny, top = _scan(block, limit_from, tiny_until, policy, mask and role == "mask")
         overflow, flushed, largest = overflow + over, flushed + tiny, max(largest, top)
     if not overflow and not flushed:
         return Treatment(element), None
-    kind: Role = "mask" if mask else ("scalar" if count == 1 else "")
+    kind: Role = role if mask else ("scalar" if count == 1 else "")
     treatment, became = _choose(fmt, element, policy, kind, overflow, flushed)
     return treatment, WeightChange(name, policy, kind, overflow, flushed, became)
 
@@ -177,7 +177,7 @@ def _choose(
         if policy == "ieee":
             over = "inf"
         else:
-            limit = MASK_LIMIT[fmt.name] if role == "mask" else fmt.max_finite
+            limit = MASK_LIMIT[fmt.name] if role in ("mask", "open_mask") else fmt.max_finite
             infinities = role == "mask"
             over = f"{limit:g}"
     if flushed:

@@ -30,7 +30,7 @@ def ops(model):
 
 REFUSED = [
     ("finite_mask", "g(float[2] x) "
-     "=> (float[2] y) <float m = {-1e9}> { y = Add(x, m) }", (), "m", "y is a graph output"),
+     "=> (float[2] y) <float m = {-1e9}> { y = Add(x, m) }", (), "m", "m reaches a graph output"),
     ("finite_mask", "g(float[2] x) => (float[2] y) <float m = {-1e9}> { a = Add(x, m) y = Exp(a) }", (), "m",
      "a reaches Exp, not only a softmax"),
     ("finite_mask", "g(float[2] x) => (float[2] y) <float m = {-1e4}> { a = Add(x, m) y = Softmax(a) }", (), "m",

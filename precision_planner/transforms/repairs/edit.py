@@ -78,6 +78,10 @@ class Site:
         """A constant's values; None for anything else."""
         return self.index.constant(self.scope, value, self.model, max_elements)
 
+    def constant_of(self, scope: Scope, value: str) -> np.ndarray[Any, Any] | None:
+        """The same, of a constant that another graph of the model may hold."""
+        return self.index.constant(scope, value, self.model)
+
     def number(self, value: str) -> float | None:
         """The value of a constant of one element; None for anything else."""
         array = self.array(value, 1) if value else None
