@@ -72,7 +72,9 @@ def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRang
             made.finish()
             count += 1
     if not count:
-        raise InputsError(f"no batch could be run ({skipped or 'there was none'}); give --inputs that the model takes")
+        raise InputsError(
+            f"no batch could be run ({skipped or 'there was none'}); give --inputs or --input-shapes that it takes"
+        )
     return made.ranges()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import target_option
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ MEASURED_BYTES = 1 << 28
 @click.option("--fail-on", type=click.Choice(["error", "warning"]), help="Exit 1 if there is such a finding, or worse.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the analysis as JSON; - is stdout, alone.")
 @click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
+@inputs_options
 def command(
     model: str,
-    inputs: str | None,
+    inputs: Any,
     no_calibrate: bool,
     fail_on: str | None,
     json_path: str | None,
@@ -75,7 +77,7 @@ def command(
 
 
 def _measured(
-    model: Model, source: str | None, run: Callable[[Inputs | None], Analysis], note: Callable[[str], None]
+    model: Model, source: Any, run: Callable[[Inputs | None], Analysis], note: Callable[[str], None]
 ) -> Analysis:
     """The analysis with activation ranges; without, and a note, where nothing was given and nothing can be made up."""
     from precision_planner._extras import require

@@ -128,7 +128,7 @@ def check_results(destinations: Iterable[str | None], sources: Iterable[str | No
         if place in seen:
             raise OutputError(f"two results would be written to {text}; give each a place of its own")
         seen.add(place)
-    check_destinations(dict.fromkeys(wanted, True), [text for text in sources if text])
+    check_destinations(dict.fromkeys(wanted, True), [text for text in sources if isinstance(text, str) and text])
 
 
 def write_result(text: str, destination: str | Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import selector_option
 from precision_planner.errors import ToleranceError
 from precision_planner.judging.tolerance import bounds_told
@@ -73,6 +74,7 @@ from precision_planner.judging.tolerance import bounds_told
 @click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
 @click.option("--md", "md_path", metavar="FILE", help="Write Markdown for a pull request.")
 @click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML, one case a tolerance.")
+@inputs_options
 def command(reference: str, candidate: str, **options: Any) -> int:
     """Compare CAND with REF on the same inputs.
 

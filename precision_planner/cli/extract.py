@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from precision_planner.cli.completion import complete_selector
+from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.report import read_report
 from precision_planner.errors import SelectorError
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 @click.option("--radius", default=2, show_default=True, type=click.IntRange(0, 1000), help="Nodes up and down to take.")
 @click.option("--inputs", metavar="SRC", help="Inputs of MODEL; by default valid ones are synthesised.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
-def command(model: str, around: tuple[str, ...], output: str, radius: int, inputs: str | None, force: bool) -> int:
+@inputs_options
+def command(model: str, around: tuple[str, ...], output: str, radius: int, inputs: Any, force: bool) -> int:
     """Cut the nodes around NODE out of MODEL, with the inputs they had there."""
     from precision_planner.cli.console import note, stdout_console
     from precision_planner.model import Model
@@ -43,7 +45,7 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     loaded = Model.load(model)
     path = Path(output)
     data_path = path.with_name(path.name + ".npz")
-    protected = loaded.files | ({Path(inputs)} if inputs else set())
+    protected = loaded.files | ({Path(inputs)} if isinstance(inputs, str) else set())
     for target in (path, data_path):
         check_output(target, force=force, protect=frozenset(protected))
     names = [name for text in around for wanted in _nodes_of(text) for name in _selected(loaded, wanted)]

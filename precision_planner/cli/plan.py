@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
 
 
@@ -47,6 +48,7 @@ from precision_planner.cli.options import fusion_kinds, graph_options, target_op
 )
 @click.option("--no-calibrate", is_flag=True, help="Measure no activations: decide by what holds without data.")
 @graph_options
+@inputs_options
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Also write the plan here; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, verdict_options
 from precision_planner.errors import OutputError
 
@@ -24,6 +25,7 @@ from precision_planner.errors import OutputError
 )
 @click.option("--plan", "plan_path", metavar="PLAN.json|DIR", help="Carry out a plan, saved or edited, as it is.")
 @graph_options
+@inputs_options
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
@@ -79,7 +81,7 @@ def command(
         _render(report, note)
         assert result.verdict is not None
         if result.verdict.is_wrong:
-            data = options["inputs"] or "INPUTS"
+            data = options["inputs"] if isinstance(options["inputs"], str) else "INPUTS"
             step = f"planner plan {model} -o {target.stem}.plan --inputs {data} --tolerance rel_l2=1e-2"
         elif result.verdict.is_made_up:
             step = f"planner diff {model} {target} --inputs INPUTS --tolerance rel_l2=1e-2"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import json
 import lzma
 import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ from typing import IO, Any
 import ml_dtypes
 import numpy as np
 
+from precision_planner._extras import require
 from precision_planner._reading import parse_json
 from precision_planner.errors import InputsError
 
@@ -102,6 +104,56 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
         raise ValueError(f"it ends after {len(data)} of {wanted} bytes")
     array = np.frombuffer(bytearray(data), dtype) if wanted else np.empty(0, dtype)
     return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+"""Endings of pictures."""
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+
+
+def read_image(path: Path, shape: Sequence[Any] | None, dtype: np.dtype[Any]) -> np.ndarray:
+    """A picture as a batch of one, in the size and layout of a model's input.
+
+    Args:
+      path: the picture.
+      shape: of the input, [N, C, H, W] or [N, H, W, C] with 1 or 3 channels; free axes keep the picture's size.
+      dtype: of the input; floats are in [0, 1], bytes in [0, 255].
+
+    Raises:
+      InputsError: no picture, or no input for one.
+      MissingExtraError: Pillow is not installed.
+    """
+    image = require("PIL.Image", extra="images", purpose="reading pictures")
+    if shape is None or len(shape) != 4:
+        raise InputsError(f"{path}: the model takes no pictures (its input has shape {shape}); give an .npz file")
+    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+    height, width, channels = (shape[1], shape[2], shape[3]) if last else (shape[2], shape[3], shape[1])
+    try:
+        with image.open(path) as opened:
+            picture = opened.convert("L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputsError(f"{path} is not a picture that can be read ({error}); leave it out") from None
+    size = (width if isinstance(width, int) else picture.width, height if isinstance(height, int) else picture.height)
+    values = np.asarray(picture.resize(size)).reshape(size[1], size[0], -1)
+    if dtype.kind == "f":
+        values = values.astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray((values if last else values.transpose(2, 0, 1))[None]).astype(dtype)
+
+
+def write_polygraphy(file: IO[bytes], batches: Iterable[Mapping[str, np.ndarray]]) -> None:
+    """Write batches as Polygraphy's --save-inputs does; `read_polygraphy` reads them back."""
+
+    def stored(array: np.ndarray) -> dict[str, str]:
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.asanyarray(array), allow_pickle=False)
+        return {"array": base64.b64encode(buffer.getvalue()).decode(), "polygraphy_class": "ndarray"}
+
+    data = [{name: stored(array) for name, array in batch.items()} for batch in batches]
+    file.write(json.dumps(data).encode())
 
 
 def write_npz(file: IO[bytes], arrays: Mapping[str, Any]) -> None:

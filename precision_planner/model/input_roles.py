@@ -40,6 +40,8 @@ class Role:
     pads: bool = False
     scale: float = 1.0
     extents: tuple[int | None, ...] = ()
+    choices: tuple[float, ...] = ()
+    """The constants that the graph compares a scalar with: it takes one of them."""
 
 
 def role_of(spec: InputSpec, model: Model, index: GraphIndex, types: TypeTable) -> Role:
@@ -52,6 +54,8 @@ def role_of(spec: InputSpec, model: Model, index: GraphIndex, types: TypeTable) 
     integer = spec.dtype.kind in "iu"
     if spec.elem_type == TensorProto.BOOL:
         return Role("mask" if "mask" in name else "boolean", reason="its name" if "mask" in name else "")
+    if seen.choices and spec.shape in ((), (1,)):
+        return Role("choice", reason="the graph compares it with constants", choices=tuple(seen.choices))
     if integer and seen.table is not None:
         return _index_role(name, seen)
     if integer and seen.extents and spec.shape in ((len(seen.extents),), (None,)):
@@ -99,8 +103,13 @@ def _float_role(name: str, spec: InputSpec, seen: _Readers) -> Role:
         return Role("cache", reason="its name")
     if "timestep" in name or "sigma" in name:
         return Role("timestep", reason="its name")
+    if re.search(r"(image|img|im|input)_?(shape|size)|orig_target_size", name):
+        return Role("extent", reason="its name")
+    if "scale_factor" in name:
+        return Role("positive", reason="its name")
     channels = len(shape) >= 4 and (shape[1] in (1, 3, 4) or shape[-1] in (1, 3, 4))
-    if channels or re.search(r"pixel|image|img|frame", name):
+    pictured = len(shape) >= 3 and not re.search(r"ids?$|mask|len|pos|grid|embed|hidden|feature", name)
+    if channels or (pictured and re.search(r"pixel|image|img|frame", name)):
         why = "its name" if not channels else f"rank {len(shape)} with {3 if 3 in shape else 1} channels"
         return Role("image", reason=why, scale=seen.image_scale)
     if re.search(r"audio|wave|speech|input_values", name):
@@ -123,6 +132,7 @@ class _Readers:
         self.image_scale = 1.0
         self.shaped = ""
         self.extents: tuple[int | None, ...] = ()
+        self.choices: list[float] = []
 
     @property
     def masks(self) -> bool:
@@ -143,7 +153,8 @@ class _Readers:
                     todo.extend((where, output) for output in node.output if output)
 
     def _read(self, scope: Scope, node: NodeProto, slot: int) -> None:
-        op, row = node.op_type, row_of(node)
+        # an operator of another domain may have the name of one of ONNX's, and nothing else of it
+        op, row = node.op_type if node.domain in ("", "ai.onnx", "com.microsoft") else "", row_of(node)
         if op in ("Gather", "GatherElements") and slot == 1:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             self._table(scope, node.input[0], axis)
@@ -159,6 +170,7 @@ class _Readers:
             self._table(scope, node.input[2 if slot == 0 else 4], 0)
         elif row.compares or op == "Not":
             self.compared = True
+            self._choice(scope, node, slot)
         elif op == "Sub" and slot == 1:
             self.inverted = True
         elif op == "Add":
@@ -167,6 +179,13 @@ class _Readers:
             self.positive = op
         elif op in ("Div", "Mul"):
             self._scaling(scope, node, slot)
+
+    def _choice(self, scope: Scope, node: NodeProto, slot: int) -> None:
+        if node.op_type != "Equal" or len(node.input) != 2:
+            return
+        other = self._index.constant(scope, node.input[1 - slot], self._model, 1)
+        if other is not None and other.size == 1 and other.dtype.kind in "iuf":
+            self.choices.append(float(other.reshape(-1)[0]))
 
     def _scaling(self, scope: Scope, node: NodeProto, slot: int) -> None:
         other = self._index.constant(scope, node.input[1 - slot], self._model, 16)

@@ -74,6 +74,25 @@ class Inputs:
         raise InputsError(f"{self.source} gave no batch; give at least one")
 
 
+@dataclass(frozen=True)
+class InputRequest:
+    """Where inputs come from, or how they are made up.
+
+    Attributes:
+      source: as `load_inputs` takes it; None: they are made up.
+      batch_size: rows of each batch that larger ones are split into.
+      shapes: of made-up inputs: the label of a batch ('smallest', 'usual', 'longest'; '' for all) -> input -> shape.
+      seed: other values of the same kind.
+      ranges: input ('' for every float input) -> (lowest, highest) made-up value.
+    """
+
+    source: Any = None
+    batch_size: int | None = None
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    seed: int = 0
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
 InputsSource = "Inputs | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | str | os.PathLike[str] | None"
 
 
@@ -93,7 +112,9 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
         found = from_type_proto(value.type)
         if found.container != "tensor":
             raise InputsError(f"input '{value.name}' is a {found.container}; only tensors can be given as inputs")
-        specs.append(InputSpec(value.name, found.elem_type, found.shape))
+        # an input without elements is no input: a size of 0 is how some exporters write a free axis
+        shape = None if found.shape is None else tuple(None if dim == 0 else dim for dim in found.shape)
+        specs.append(InputSpec(value.name, found.elem_type, shape))
     return tuple(specs)
 
 
@@ -111,14 +132,17 @@ def load_inputs(source: Any, model: Model, *, check: bool = True) -> Inputs:
     """
     if isinstance(source, Inputs):
         return source
-    if source is None:
+    request = source if isinstance(source, InputRequest) else InputRequest(source)
+    if request.source is None:
         from precision_planner.model.synthesis import synthesise
 
-        return synthesise(model)
-    found = _open(source)
+        return synthesise(model, request)
+    specs = input_specs(model)
+    found = _open(request.source, specs)
+    if request.batch_size is not None:
+        found = split_rows(found, request.batch_size)
     if not check:
         return found
-    specs = input_specs(model)
 
     def batches() -> Iterator[Batch]:
         empty = True
@@ -140,7 +164,7 @@ def read_inputs(source: Any) -> Inputs:
     Raises:
       InputsError: missing or unreadable.
     """
-    return source if isinstance(source, Inputs) else _open(source)
+    return source if isinstance(source, Inputs) else _open(source, ())
 
 
 def have_rows(specs: tuple[InputSpec, ...]) -> bool:
@@ -159,6 +183,28 @@ def take_rows(inputs: Inputs, specs: tuple[InputSpec, ...], rows: int) -> Inputs
             yield {name: array[:rows] for name, array in batch.items()}
 
     return Inputs(batches, inputs.source, inputs.synthesised, inputs.labels)
+
+
+def split_rows(inputs: Inputs, rows: int) -> Inputs:
+    """Batches of at most so many rows each; every array of a batch counts its rows by its first axis.
+
+    Raises:
+      InputsError: (while iterating) the arrays of a batch differ in their first axis.
+    """
+
+    def batches() -> Iterator[Batch]:
+        for batch in inputs:
+            counts = {name: np.asarray(array).shape[:1] for name, array in batch.items()}
+            if len(set(counts.values())) != 1 or () in counts.values():
+                told = ", ".join(f"{name} {list(count)}" for name, count in counts.items())
+                raise InputsError(
+                    f"{inputs.source} cannot be split by rows, which differ: {told}; leave --batch-size out"
+                )
+            ((count,),) = set(counts.values())
+            for start in range(0, count, rows):
+                yield {name: np.asarray(array)[start : start + rows] for name, array in batch.items()}
+
+    return Inputs(batches, f"{inputs.source}, {rows} rows at a time", inputs.synthesised)
 
 
 def fit_batch(batch: Mapping[str, Any], specs: Iterable[InputSpec], source: str = "the inputs") -> Batch:
@@ -209,7 +255,7 @@ def _array(name: str, value: Any) -> np.ndarray:
         raise InputsError(f"the values given for '{name}' are no array: {error}") from error
 
 
-def _open(source: Any) -> Inputs:
+def _open(source: Any, specs: tuple[InputSpec, ...]) -> Inputs:
     if isinstance(source, Mapping):
         batch = {str(name): _array(str(name), value) for name, value in source.items()}
         return Inputs(lambda: iter([batch]), "the given arrays")
@@ -220,6 +266,15 @@ def _open(source: Any) -> Inputs:
         return Inputs(lambda: iter([dict(batch) for batch in batches]), f"{len(batches)} given batches")
     text = os.fspath(source)
     path = Path(text)
+    if path.is_dir() and not any(path.glob("*.npz")) and (pictures := arrays.image_files(path)):
+        spec = _only(specs, f"the pictures in {path}")
+        labels = tuple(file.name for file in pictures)
+        return Inputs(
+            lambda: ({spec.name: arrays.read_image(file, spec.shape, spec.dtype)} for file in pictures),
+            f"{len(pictures)} pictures in {path}, scaled to [0, 1] and not normalized",
+            False,
+            labels,
+        )
     if path.is_dir():
         files = arrays.npz_files(path)
         labels = tuple(file.name for file in files)
@@ -229,10 +284,23 @@ def _open(source: Any) -> Inputs:
     if path.suffix == ".json":
         stored = arrays.read_polygraphy(path)
         return Inputs(lambda: iter(stored), text)
+    if arrays.is_npy(path):
+        array = arrays.read_npy(path)
+        return Inputs(lambda: iter([{_only(specs, str(path)).name: array}]), text, False, (path.name,))
     if path.suffix == ".npz" or path.is_file():
         read = arrays.read_npz(path)
         return Inputs(lambda: iter([read]), text, False, (path.name,))
     raise InputsError(f"inputs {text} do not exist; give an .npz file, a folder of them, a JSON or a .py file")
+
+
+def _only(specs: tuple[InputSpec, ...], source: str) -> InputSpec:
+    """The model's one input, for a source that names none."""
+    if len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise InputsError(
+            f"{source} name no input, and the model takes {len(specs)} ({names}); save them with numpy.savez"
+        )
+    return specs[0]
 
 
 def _convert(array: np.ndarray, spec: InputSpec, source: str) -> np.ndarray:

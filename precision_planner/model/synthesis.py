@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from precision_planner.errors import InputsError
 from precision_planner.model.index import GraphIndex
 from precision_planner.model.input_roles import Role, role_of
-from precision_planner.model.inputs import Batch, Inputs, InputSpec, input_specs
+from precision_planner.model.inputs import Batch, InputRequest, Inputs, InputSpec, input_specs
 from precision_planner.model.model import Model
 from precision_planner.model.types import Dim, TypeTable, infer_types
 
@@ -38,19 +39,24 @@ class Sizes:
     other: int
 
 
-def synthesise(model: Model, *, seed: int = 0) -> Inputs:
+MADE_UP_BYTES = 2 << 30
+"""What made-up inputs may take, all of a batch together."""
+
+
+def synthesise(model: Model, request: InputRequest | None = None) -> Inputs:
     """Valid inputs for a model, at the smallest, a usual and the longest shape.
 
     Args:
       model: any model whose inputs are tensors of numbers.
-      seed: other values of the same kind.
+      request: shapes, seed and ranges that were asked for.
 
     Returns:
       Batches with `synthesised` set and a source that says what was assumed.
 
     Raises:
-      InputsError: an input holds strings, or its rank is not known.
+      InputsError: an input holds strings, or its rank is not known, or a shape that was asked for does not fit.
     """
+    wanted = request or InputRequest()
     specs = input_specs(model)
     index = GraphIndex(model.proto)
     types = infer_types(model, index)
@@ -58,14 +64,18 @@ def synthesise(model: Model, *, seed: int = 0) -> Inputs:
     for spec in specs:
         if roles[spec.name].kind == "string":
             raise InputsError(f"input '{spec.name}' holds strings, which cannot be synthesised; give --inputs")
-        if spec.shape is None:
-            raise InputsError(f"input '{spec.name}' has no known rank, so none can be synthesised; give --inputs")
+        if spec.shape is None and not any(spec.name in shapes for shapes in wanted.shapes.values()):
+            raise InputsError(
+                f"input '{spec.name}' has no known rank; give --inputs, or --input-shapes {spec.name}:1x.."
+            )
+    _check_request(wanted, specs)
     if not specs:  # what is computed from constants alone is no guess
         return Inputs(lambda: iter([{}]), "no inputs, as the model takes none")
     longest = _longest(model, roles, index, types)
     usual = Sizes("usual", 4, min(64, longest), min(16, longest), 224, 8)
     shapes = [usual]
-    if any(spec.is_dynamic for spec in specs):
+    everywhere = wanted.shapes.get("", {})
+    if any(spec.is_dynamic and spec.name not in everywhere for spec in specs):
         shapes = [
             Sizes("smallest", 1, min(8, longest), min(4, longest), 224, 2),
             usual,
@@ -74,27 +84,75 @@ def synthesise(model: Model, *, seed: int = 0) -> Inputs:
 
     def batches() -> Iterator[Batch]:
         for sizes in shapes:
-            yield make_batch(specs, roles, sizes, seed)
+            yield make_batch(specs, roles, sizes, wanted)
 
     said = "; ".join(f"{spec.name}: {_describe(roles[spec.name])}" for spec in specs)
     return Inputs(batches, f"synthesised ({said})", True, tuple(sizes.label for sizes in shapes))
 
 
-def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Sizes, seed: int = 0) -> Batch:
-    """One batch; all inputs of it agree on which tokens are padding."""
-    guesses = [(dim, _size(dim, axis, s, roles[s.name], sizes)) for s in specs for axis, dim in enumerate(_dims(s))]
+def _check_request(request: InputRequest, specs: tuple[InputSpec, ...]) -> None:
+    """Shapes and ranges are of inputs that there are, and fit what the model says of them."""
+    known = {spec.name: spec for spec in specs}
+    flags = {"": "--input-shapes", "smallest": "--minShapes", "usual": "--optShapes", "longest": "--maxShapes"}
+    for label, shapes in request.shapes.items():
+        for name, shape in shapes.items():
+            flag = flags.get(label, label)
+            if name not in known:
+                raise InputsError(f"{flag} names '{name}', and the model takes {', '.join(known) or 'no input'}")
+            spec = known[name]
+            if spec.shape is not None and (
+                len(shape) != len(spec.shape)
+                or any(isinstance(dim, int) and dim != size for dim, size in zip(spec.shape, shape, strict=True))
+            ):
+                raise InputsError(f"{flag} gives {name} {'x'.join(map(str, shape))}, which is not of {spec}")
+    for name in request.ranges:
+        if name and name not in known:
+            raise InputsError(f"--val-range names '{name}', and the model takes {', '.join(known) or 'no input'}")
+
+
+def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Sizes, request: InputRequest) -> Batch:
+    """One batch; all inputs of it agree on which tokens are padding.
+
+    Raises:
+      InputsError: it would take more than `MADE_UP_BYTES`.
+    """
+    given = {**request.shapes.get("", {}), **request.shapes.get(sizes.label, {})}
+    fixed = {
+        dim: size
+        for spec in specs
+        if spec.name in given and spec.shape is not None
+        for dim, size in zip(spec.shape, given[spec.name], strict=True)
+        if isinstance(dim, str)
+    }
+    free = tuple(spec for spec in specs if spec.name not in given)
+    guesses = [(dim, _size(dim, axis, s, roles[s.name], sizes)) for s in free for axis, dim in enumerate(_dims(s))]
     named = _agreed((dim, size) for dim, size in guesses if isinstance(dim, str))
-    shapes = {
+    named = {**named, **fixed, **_totals(named, fixed)}
+    shapes = {name: tuple(shape) for name, shape in given.items()}
+    shapes |= {
         spec.name: tuple(
             named[dim] if isinstance(dim, str) else _size(dim, axis, spec, roles[spec.name], sizes)
             for axis, dim in enumerate(_dims(spec))
         )
-        for spec in specs
+        for spec in free
     }
+    wanted = {spec.name: prod(shapes[spec.name]) * max(1, spec.dtype.itemsize) for spec in specs}
+    if sum(wanted.values()) > MADE_UP_BYTES:
+        name = max(wanted, key=lambda name: wanted[name])
+        raise InputsError(
+            f"made-up values of input '{name}' {list(shapes[name])} would take {wanted[name]:.3g} bytes; give "
+            f"--inputs, or --input-shapes {name}:1x.."
+        )
     batch: Batch = {}
     for spec in specs:
-        generator = np.random.default_rng([seed, zlib.crc32(spec.name.encode()), zlib.crc32(sizes.label.encode())])
+        generator = np.random.default_rng(
+            [request.seed, zlib.crc32(spec.name.encode()), zlib.crc32(sizes.label.encode())]
+        )
         values = _values(roles[spec.name], shapes[spec.name], sizes, generator)
+        bounds = request.ranges.get(spec.name) or (request.ranges.get("") if spec.dtype.kind not in "iub" else None)
+        if bounds is not None:
+            values = generator.uniform(*bounds, shapes[spec.name])
+            values = np.floor(values) if spec.dtype.kind in "iub" else values
         batch[spec.name] = _store(values, spec.dtype)
     return batch
 
@@ -105,6 +163,17 @@ def _agreed(guesses: Iterable[tuple[str, int]]) -> dict[str, int]:
     for name, size in guesses:
         counts.setdefault(name, Counter())[size] += 1
     return {name: found.most_common(1)[0][0] for name, found in counts.items()}
+
+
+def _totals(named: Mapping[str, int], fixed: Mapping[str, int]) -> dict[str, int]:
+    """Sums like ``past + new``, of the parts as they were given."""
+    known = {**named, **fixed}
+    found = {}
+    for name in named:
+        parts = [part.strip() for part in name.split("+")]
+        if len(parts) > 1 and name not in fixed and all(part.isdigit() or part in known for part in parts):
+            found[name] = sum(int(part) if part.isdigit() else known[part] for part in parts)
+    return found
 
 
 def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.random.Generator) -> np.ndarray:
@@ -139,6 +208,10 @@ def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.rand
             return _picture(shape, generator) * role.scale
         case "audio":
             return np.clip(generator.normal(0.0, 0.1, shape), -1, 1)
+        case "choice":
+            return np.full(shape, role.choices[0])
+        case "extent":
+            return np.full(shape, sizes.image)
         case "positive":
             return generator.uniform(0.5, 1.5, shape)
         case "integer":

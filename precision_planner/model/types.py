@@ -38,6 +38,9 @@ class ValueType:
         return None if self.shape is None else len(self.shape)
 
 
+_NAMELESS = frozenset({"", "?", "-1", "*", "None"})
+"""What exporters write for an axis that may have any size: two of these are two axes, not one name."""
+
 UNKNOWN = ValueType()
 
 
@@ -126,4 +129,4 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     if dim.HasField("dim_value"):
         # a negative size is how some exporters write an axis that is free
         return int(dim.dim_value) if dim.dim_value >= 0 else None
-    return dim.dim_param or None
+    return None if dim.dim_param in _NAMELESS else dim.dim_param

@@ -331,6 +331,8 @@ def _free_names(graph: GraphProto, opsets: Mapping[str, int], where: str) -> dic
     free = _check_nodes(graph.node, defined, opsets, where)
     defined.update(name for node in graph.node for name in node.output)
     for value in graph.output:
+        if not value.name:
+            raise ModelError(f"an output of {where} has no name")
         if value.name not in defined:
             free.setdefault(value.name, f"an output of {where}")
     return {name: reader for name, reader in free.items() if name not in defined}

@@ -186,7 +186,12 @@ def finish(
         constraints=constraints_of(constrained, built),
         interface=interface(built),
         profiles=make_profiles(
-            built, data, request.profiles.smallest, request.profiles.usual, request.profiles.longest
+            built,
+            data,
+            request.profiles.smallest,
+            request.profiles.usual,
+            request.profiles.longest,
+            original=ground.original,
         ),
         build={**BUILD_DEFAULTS, **settings},
         predicted={name: _metrics(output) for name, output in (difference.outputs if difference else {}).items()},

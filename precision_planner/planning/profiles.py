@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from precision_planner.errors import InputsError, PlanError
+from precision_planner.errors import InputsError, ModelError, PlanError, PlannerError
 from precision_planner.model import Model
-from precision_planner.model.inputs import Inputs, input_specs
+from precision_planner.model.inputs import InputRequest, Inputs, InputSpec, input_specs
+from precision_planner.model.session import Session
 from precision_planner.model.synthesis import synthesise
 from precision_planner.plans.plan import Profile
 
@@ -23,15 +24,29 @@ def make_profiles(
     smallest: Shapes | None = None,
     usual: Shapes | None = None,
     longest: Shapes | None = None,
+    *,
+    original: Model | None = None,
 ) -> dict[str, Profile]:
     """The optimization profile of every input with free dimensions.
+
+    Every shape is run once, by onnxruntime on the original model, before it is written: one that was given and does not
+    run is an error, and a smallest one that was made up and does not run makes room for the smallest of the data.
 
     What is not given comes from the data: the usual shape is the first batch's (of synthesized data the one called
     usual), the longest holds every batch. The smallest is what synthesis takes for the smallest, or less where the
     data has less; a free first axis may be 1.
 
+    Args:
+      model: what is built.
+      data: the batches of the plan.
+      smallest: shapes that were given.
+      usual: the same.
+      longest: the same.
+      original: what the shapes are tried on; None: they are not tried.
+
     Raises:
-      PlanError: a shape names no dynamic input, has another rank, or contradicts a fixed dimension or the others.
+      PlanError: a shape does not run, names no dynamic input, has another rank, or contradicts a fixed dimension or the
+        others.
     """
     specs = {spec.name: spec for spec in input_specs(model) if spec.is_dynamic}
     for given in (smallest, usual, longest):
@@ -43,9 +58,68 @@ def make_profiles(
     labels = list(data.labels)
     typical = seen[labels.index("usual")] if "usual" in labels else seen[0]
     made_up = [{name: np.shape(batch[name]) for name in specs} for batch in _synthesized(model)]
+    trial = None if original is None else _Trial(original, seen)
+    for lowest in ([*seen, *made_up], seen):
+        profiles = _profiles(specs, lowest, seen, typical, (smallest, usual, longest))
+        if trial is None or trial.runs("min", profiles):
+            break
+    if trial is not None:
+        for kind, flag, given in (
+            ("min", "--minShapes", smallest),
+            ("opt", "--optShapes", usual),
+            ("max", "--maxShapes", longest),
+        ):
+            if given and not trial.runs(kind, profiles):
+                raise PlanError(f"the model does not run at {flag}: {trial.reason}; give shapes at which it does")
+    return profiles
+
+
+class _Trial:
+    """Runs a model at the shapes of a profile; one that onnxruntime cannot load at all runs at every shape.
+
+    Attributes:
+      reason: why it did not run the last time.
+    """
+
+    def __init__(self, model: Model, seen: Sequence[Mapping[str, Sequence[int]]]) -> None:
+        self._model, self._seen = model, seen
+        self._known: dict[tuple[tuple[str, tuple[int, ...]], ...], str] = {}
+        self.reason = ""
+
+    def runs(self, kind: str, profiles: Mapping[str, Profile]) -> bool:
+        """Whether the model runs where every input has its shape of one kind: min, opt or max."""
+        shapes = {name: tuple(getattr(profile, kind)) for name, profile in profiles.items()}
+        key = tuple(sorted(shapes.items()))
+        if key not in self._known:
+            self._known[key] = self._tried(shapes)
+        self.reason = self._known[key]
+        return not self.reason
+
+    def _tried(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        try:
+            batch = synthesise(self._model, InputRequest(shapes={"": shapes})).first()
+            session = Session(self._model)
+        except PlannerError:
+            return ""  # nothing can be made up, or run, for this model: the shapes stand as they are
+        with session:
+            try:
+                session.run(batch)
+            except ModelError as error:
+                return str(error)
+        return ""
+
+
+def _profiles(
+    specs: Mapping[str, InputSpec],
+    lowest: Sequence[Mapping[str, Sequence[int]]],
+    seen: Sequence[Mapping[str, Sequence[int]]],
+    typical: Mapping[str, Sequence[int]],
+    given: tuple[Shapes | None, Shapes | None, Shapes | None],
+) -> dict[str, Profile]:
+    smallest, usual, longest = given
     profiles = {}
     for name, spec in specs.items():
-        floor = np.min([shapes[name] for shapes in (*seen, *made_up)], axis=0)
+        floor = np.min([shapes[name] for shapes in lowest], axis=0)
         if spec.shape and not isinstance(spec.shape[0], int):
             floor[0] = min(floor[0], 1)
         ceiling = np.max([shapes[name] for shapes in seen], axis=0)

@@ -118,8 +118,8 @@ def atomic_files(*paths: Path) -> Iterator[list[BinaryIO]]:
                 raise OutputError(f"{path} is a device or a pipe, which is never replaced; give the name of a file")
             remove_parts(place)
             part = place.with_name(f".{place.name[:200]}.{secrets.token_hex(6)}.part")
-            files.append(_create(part))
             parts.append(part)
+            files.append(_create(part))
         yield files
         for file in files:
             file.flush()

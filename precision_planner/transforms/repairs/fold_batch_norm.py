@@ -18,7 +18,7 @@ def plan(site: Site) -> Edit | str:
     """Plan the folding of the one BatchNormalization among the site's nodes."""
     for node_id in site.nodes:
         place = site.place(node_id)
-        if place is not None and _is_batch_norm(place[0].nodes[place[1]]):
+        if place is not None and place[0] is site.scope and _is_batch_norm(place[0].nodes[place[1]]):
             return _fold(site, place[1])
     return "there is no BatchNormalization"
 
