@@ -17,7 +17,9 @@ from precision_planner.model import Model
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
+from precision_planner.patterns.selecting import pattern_kinds
 from precision_planner.pipeline.request import Request
+from precision_planner.rewriting.attention import verified_attention
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.single import to_single
 
@@ -78,6 +80,10 @@ def lay_ground(source: Model | Any, request: Request, inputs: Any, surgery: str 
     original = Model.load(source)
     model = run_surgery(original, surgery) if surgery else original
     aim = request.aim
+    if "attention" in pattern_kinds(request.fuse):
+        if not aim.target.attention.operator:
+            raise PlanError(f"--fuse attention: {aim.target.name} is not known to take ONNX's Attention; leave it out")
+        model = verified_attention(model, inputs, verify=request.verify).model
     check_outputs(aim.bounds, [value.name for value in model.proto.graph.output], aim.metrics)
     check_detections(aim.bounds, find_evidence(model).evidence.is_detector)
     if request.searches and model.proto.functions:

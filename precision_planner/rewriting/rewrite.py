@@ -19,6 +19,7 @@ from precision_planner.model.inputs import load_inputs
 from precision_planner.operators import RESHAPES, carries, moves_values, op_types, row_of
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.patterns.selecting import Selector, pattern_kinds, selected_kinds
+from precision_planner.rewriting.attention import VerifiedAttention, unwritten, verified_attention
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.islands import keep_islands
@@ -196,11 +197,14 @@ class _Rewrite:
         loaded = self.source
         if self.surgery:
             self.source = run_surgery(self.source, self.surgery)
+        attentions = self._attentions()
+        self.source = attentions.model
         index = GraphIndex(self.source.proto)
         types = infer_types(self.source, index)
         kinds = self._needed_kinds()
         matches = find_patterns(self.source, index=index, types=types, kinds=kinds) if kinds else []
         guards, reasons = self._safeguards(index, types)
+        reasons += [*attentions.notes, *unwritten(self.kinds)]
         decisions = guards | self._decisions(index, matches)
         before_fusion = time.perf_counter()
         fusion = self._fuse(index, matches)
@@ -258,7 +262,14 @@ class _Rewrite:
             notes=reasons,
             seconds=seconds,
         )
+        report["fused"] += [{"kind": "attention", "nodes": [name]} for name in attentions.fused]
         return RewriteResult(typed, report, assignment, self.source, model, decisions)
+
+    def _attentions(self) -> VerifiedAttention:
+        """Attentions as one node, where that was asked for."""
+        if "attention" not in self.kinds:
+            return VerifiedAttention(self.source)
+        return verified_attention(self.source, self.inputs, verify=self.verify)
 
     def _needed_kinds(self) -> tuple[str, ...]:
         """The pattern kinds that are fused or that a selector names; recognizing all of them takes time."""

@@ -15,6 +15,8 @@ from precision_planner.transforms.opset import raise_opset
 from precision_planner.transforms.write import Writer
 
 DEFAULT_KINDS = ("layer_normalization",)
+WRITTEN = ("layer_normalization", "rms_normalization")
+"""Kinds that are written as one node here; `transforms.attention` writes attention, and nothing writes the others."""
 LAYER_OPSET = 17
 RMS_OPSET = 23
 
@@ -68,7 +70,7 @@ def fuse(
     rejected: list[tuple[Match, str]] = []
     islands: list[tuple[Match, str]] = []
     for match in matches:
-        if match.kind not in kinds or match.form != "decomposed":
+        if match.kind not in kinds or match.kind not in WRITTEN or match.form != "decomposed":
             continue
         if not match.proven:
             rejected.append((match, match.reason))
