@@ -2,7 +2,7 @@
 
     python -m benchmarks.rivals.cases OUT [PRESET...]
 
-Needs no GPU; `gpu.sh` then measures them where TensorRT 8.6 is. The layout is that of `benchmarks.tensorrt86.cases`.
+Needs no GPU; `gpu.sh` then measures them where TensorRT 8.6 is. The layout is that of `evidence.tensorrt86.cases`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 import precision_planner as pp
-from benchmarks.tensorrt86.cases import TOLERANCE, reference
+from evidence.tensorrt86.cases import TOLERANCE, reference
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 
 ROWS, SEQUENCE = 8, 64

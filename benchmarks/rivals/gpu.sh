@@ -10,7 +10,7 @@ shift 2
 export cases out here python=${TRT_PYTHON:-python3}
 mkdir -p "$out"
 mapfile -t names < <(printf '%s\n' "$@" | cut -d: -f1 | sort -u)
-JOBS=${JOBS:-6} "$here/../tensorrt86/run.sh" "$cases" "$out" $(for n in "${names[@]}"; do echo "$n:fp16" "$n:plan"; done) >"$out/run.out"
+JOBS=${JOBS:-6} "$here/../../evidence/tensorrt86/run.sh" "$cases" "$out" $(for n in "${names[@]}"; do echo "$n:fp16" "$n:plan"; done) >"$out/run.out"
 grep -v '^{' "$out/run.out"
 for n in "${names[@]}"; do sed 's/^{/{"planner": true, /' "$cases/$n/planner.json"; done >"$out/rivals.jsonl"
 cat "$out/results.jsonl" >>"$out/rivals.jsonl"

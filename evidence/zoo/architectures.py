@@ -1,6 +1,6 @@
 """The architectures: what TensorRT users deploy, in small, with random or outlier-seeded weights.
 
-Each is a name and a function that gives (module, example input). Those of benchmarks/tensorrt86/validation, and one a
+Each is a name and a function that gives (module, example input). Those of evidence/tensorrt86/validation, and one a
 family of transformers' and timm's configurations beside them.
 """
 
@@ -13,7 +13,7 @@ import torch
 import transformers as t
 from torch import nn
 
-from benchmarks.tensorrt86.validation import architectures as a
+from evidence.tensorrt86.validation import architectures as a
 
 Built = tuple[nn.Module, torch.Tensor]
 TEXT = {**a.TEXT, "pad_token_id": 0}

@@ -1,6 +1,6 @@
 """Our lists of troubled weights beside those of TensorRT 8.6.0 on an H200, whose logs' lists are in data/.
 
-The fixtures hold the warning lines of `benchmarks/tensorrt86` (builds with --fp16 of the models as exported).
+The fixtures hold the warning lines of `evidence/tensorrt86` (builds with --fp16 of the models as exported).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from benchmarks.rivals.__main__ import from_gpu, of_steps
-from benchmarks.tensorrt86 import kernels, probe_table, tf32
-from benchmarks.tensorrt86.table import holds
+from evidence.tensorrt86 import kernels, probe_table, tf32
+from evidence.tensorrt86.table import holds
 
 NORMAL = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=2.0**-100, max_value=2.0**100)
 

@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.tensorrt86.validation import __main__ as report
-from benchmarks.tensorrt86.validation import metrics, seeded
-from benchmarks.tensorrt86.validation.lowering import lower
-from benchmarks.tensorrt86.validation.misread import misread
-from benchmarks.tensorrt86.validation.table import WAYS, Row, rows_of, summary
+from evidence.tensorrt86.validation import __main__ as report
+from evidence.tensorrt86.validation import metrics, seeded
+from evidence.tensorrt86.validation.lowering import lower
+from evidence.tensorrt86.validation.misread import misread
+from evidence.tensorrt86.validation.table import WAYS, Row, rows_of, summary
 from precision_planner.judging import verdict as planner
 from precision_planner.judging.detections import Evidence
 from precision_planner.judging.judge import judge
@@ -280,7 +280,7 @@ def test_what_counts_as_close() -> None:
 def test_the_documentation_has_the_table_of_the_results() -> None:
     text = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text(encoding="utf-8")
     assert report.report(json.loads(report.RESULTS.read_text())) in text, (
-        "put into docs/simulation.md what `python -m benchmarks.tensorrt86.validation` prints"
+        "put into docs/simulation.md what `python -m evidence.tensorrt86.validation` prints"
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.tensorrt86.validation import remaining
-from benchmarks.tensorrt86.validation.orchestrate import PATIENCE, Work
+from evidence.tensorrt86.validation import remaining
+from evidence.tensorrt86.validation.orchestrate import PATIENCE, Work
 
 
 def work(tmp_path: Path, *jobs: dict[str, Any]) -> Work:

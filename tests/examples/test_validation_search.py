@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from benchmarks.tensorrt86.validation.search import Search, cut, values
+from evidence.tensorrt86.validation.search import Search, cut, values
 
 SHAPE = (8, 16)
 

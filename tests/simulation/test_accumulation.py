@@ -351,7 +351,7 @@ def test_names_and_positions_are_those_of_the_model() -> None:
     assert cut.growth == pytest.approx(np.sqrt(47 / 7))
 
 
-PROBES = json.loads((Path(__file__).parents[2] / "benchmarks/tensorrt86/probes.json").read_text())
+PROBES = json.loads((Path(__file__).parents[2] / "evidence/tensorrt86/probes.json").read_text())
 
 
 @pytest.mark.slow
@@ -365,7 +365,7 @@ PROBES = json.loads((Path(__file__).parents[2] / "benchmarks/tensorrt86/probes.j
 )
 def test_tensorrt_86_errs_as_simulated(name: str) -> None:
     """Within a factor of 1.3 of what was measured on a GPU, which FP32 accumulation misses by 1.5 to 6."""
-    from benchmarks.tensorrt86.probe_models import answer, probes
+    from evidence.tensorrt86.probe_models import answer, probes
 
     (measured,) = (probe for probe in PROBES if probe["probe"] == name)
     probe = probes()[name]()

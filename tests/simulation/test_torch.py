@@ -25,7 +25,7 @@ EXACT = {"Add", "Cast", "Div", "Mul", "Pow", "Sqrt", "Sub"}
 @pytest.mark.parametrize("preset", ["tiny", "tiny-massive", "tiny-ffn"])
 @pytest.mark.parametrize("kind", ["plain", "ieee", "fused", "bf16"])
 def test_torch_and_the_simulation_agree_on_the_typed_classifiers(preset: str, kind: str) -> None:
-    from benchmarks.cuda.cases import measure
+    from evidence.cuda.cases import measure
 
     result = measure(preset, kind, "cpu", rows=6)
     found = result["device"]["fp32"]
@@ -44,7 +44,7 @@ def test_torch_and_the_simulation_agree_on_the_typed_classifiers(preset: str, ki
 
 
 def test_the_evaluator_overflows_where_fp16_does_and_leaves_nothing_to_promotion() -> None:
-    from benchmarks.cuda.evaluator import Evaluator
+    from evidence.cuda.evaluator import Evaluator
 
     squares = model(
         [helper.make_node("Mul", ["x", "x"], ["square"]), helper.make_node("Sqrt", ["square"], ["y"])],
@@ -71,7 +71,7 @@ def model_of_mixed_types():
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_steps_count_the_values_of_the_type(dtype: type) -> None:
-    from benchmarks.cuda.cases import steps_apart
+    from evidence.cuda.cases import steps_apart
 
     bits = np.arange(1 << 16, dtype=np.uint16)
     finite = np.sort(bits.view(dtype)[np.isfinite(bits.view(dtype).astype(np.float32))])
@@ -84,7 +84,7 @@ def test_steps_count_the_values_of_the_type(dtype: type) -> None:
 
 @pytest.mark.parametrize("value", [-1, 0, 2])
 def test_gather_takes_negative_indices_and_scalars(value: int) -> None:
-    from benchmarks.cuda.evaluator import Evaluator
+    from evidence.cuda.evaluator import Evaluator
 
     gather = model(
         [helper.make_node("Gather", ["x", "i"], ["y"], axis=1)],

@@ -5,7 +5,7 @@ its weights; a product loses the 16-bit tensor cores; a product inside an attent
 target fuses it, so that the scores go through memory. A Cast beside a pointwise operator, a normalization or a softmax
 is part of that kernel and costs nothing. Between two products it is a kernel of its own, which reads the value and
 writes it again; and where the value is reshaped or transposed on its way, as an attention's heads are, that is no
-longer part of a product's kernel either: three passes in all (`python -m benchmarks.tensorrt86.kernels
+longer part of a product's kernel either: three passes in all (`python -m evidence.tensorrt86.kernels
 massive.plan-first`). So what a region costs depends on its neighbors, and two neighboring products may cost more with
 one of them high than with both.
 

@@ -33,7 +33,7 @@ SOURCES = {
     "attention": "the layers of TensorRT-RTX 1.7.1: one kernel for head sizes 32 to 256, up to 65,536 keys",
     "norm_beside_fp32": "the layers of TensorRT-RTX: a LayerNormalization is upcast inside",
     "warnings": "its log has no such line",
-    "margin": "benchmarks/cuda/results.json: the worst row of typed graphs against its prediction",
+    "margin": "evidence/cuda/results.json: the worst row of typed graphs against its prediction",
     "avoid": "none known",
     "lowering": "each says its own",
 }

@@ -20,7 +20,7 @@ TARGET = Target(
     sources={
         "bf16_opset": "ONNX: Conv, pooling and InstanceNormalization take BF16 from opset 22",
         "bf16_kernels": "1.31.1 on an H200: 54 of 150 BF16 exports do not load for want of a kernel",
-        "sums": "benchmarks/cuda/results.json: 1.000 of the prediction with FP32 sums, median of 520",
+        "sums": "evidence/cuda/results.json: 1.000 of the prediction with FP32 sums, median of 520",
         "tf32": "taken to be so: CUDA's own conversion rounds to nearest",
         "chains": "each operator is a kernel of its own",
         "weights": "typed graphs are run as they are",
@@ -29,7 +29,7 @@ TARGET = Target(
         "attention": "its attention fusions",
         "norm_beside_fp32": "each operator is a kernel of its own",
         "warnings": "its log has no such line",
-        "margin": "benchmarks/cuda/results.json: the worst row against its prediction",
+        "margin": "evidence/cuda/results.json: the worst row against its prediction",
         "avoid": "none known",
         "lowering": "its operators are kernels of its own",
     },

@@ -1,6 +1,6 @@
 """Build parts of SegFormer's head: how small is the graph that TensorRT 8.6 gets wrong, and at which builder levels?
 
-    python -m benchmarks.tensorrt86.validation.parts CASES OUT
+    python -m evidence.tensorrt86.validation.parts CASES OUT
 
 Takes segformer-128 from the case folders CASES and writes OUT.tar.gz for run_head.sh. `misread.py` says what the
 engines of whole SegFormers have in common: the head takes the channel-major outputs of stages that a convolution reads
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tensorrt86.validation.table import USED
+from evidence.tensorrt86.validation.table import USED
 
 CASE = "segformer-128"
 STAGE, HEAD = "/m/segformer/stages.", "/m/decode_head/"

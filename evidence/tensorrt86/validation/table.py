@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tensorrt86.validation.metrics import verdict
+from evidence.tensorrt86.validation.metrics import verdict
 
 KINDS = {"fp16": "`--fp16`", "half": "forced half"}
 WAYS = {"fp16-sums": "FP16 sums", "fp32-sums": "FP32 sums"}

@@ -1,8 +1,8 @@
 """Print the table of prediction against TensorRT 8.6, from the committed measurements; or merge new ones into them.
 
-python -m benchmarks.tensorrt86.validation                                the table
-python -m benchmarks.tensorrt86.validation --parts                        the engines of parts of SegFormer's graph
-python -m benchmarks.tensorrt86.validation CASES results.jsonl...         merge, then the table
+python -m evidence.tensorrt86.validation                                the table
+python -m evidence.tensorrt86.validation --parts                        the engines of parts of SegFormer's graph
+python -m evidence.tensorrt86.validation CASES results.jsonl...         merge, then the table
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tensorrt86.validation.parts import part_of, parts_line, parts_table
-from benchmarks.tensorrt86.validation.table import KINDS, WAYS, rows_of, summary, table
+from evidence.tensorrt86.validation.parts import part_of, parts_line, parts_table
+from evidence.tensorrt86.validation.table import KINDS, WAYS, rows_of, summary, table
 
 RESULTS = Path(__file__).with_name("results.json")
 KEPT = ("rel_l2", "sad", "max_abs", "rows", "flipped", "nonfinite", "nonfinite_reference")

@@ -1,6 +1,6 @@
 """Print the Markdown table of the measurements in results.json, or merge the results.jsonl files named into it.
 
-python -m benchmarks.tensorrt86.table [--gpu NAME results.jsonl...]
+python -m evidence.tensorrt86.table [--gpu NAME results.jsonl...]
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
     """Merge what is named, and print."""
     if arguments:
         if arguments[0] != "--gpu" or len(arguments) < 3:
-            raise SystemExit("usage: python -m benchmarks.tensorrt86.table [--gpu NAME results.jsonl...]")
+            raise SystemExit("usage: python -m evidence.tensorrt86.table [--gpu NAME results.jsonl...]")
         merge(arguments[2:], arguments[1])
     print("\n".join(rows(json.loads(RESULTS.read_text()))))
 

@@ -1,6 +1,6 @@
 """Print the Markdown tables of what was measured: results.json beside this file, or the one named.
 
-python -m benchmarks.cuda.table [RESULTS.json]
+python -m evidence.cuda.table [RESULTS.json]
 """
 
 from __future__ import annotations

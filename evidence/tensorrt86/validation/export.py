@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import torch
 
-from benchmarks.tensorrt86.validation.lowering import fold, lower
+from evidence.tensorrt86.validation.lowering import fold, lower
 
 
 def export(module: torch.nn.Module, x: torch.Tensor, exporter: str, opset: int, outputs: list[str]) -> onnx.ModelProto:

@@ -1,6 +1,6 @@
 """Make small models that isolate one operator or fusion each, with what float64 and ideal FP16 answer.
 
-    python -m benchmarks.tensorrt86.probe_models OUT [NAME...]
+    python -m evidence.tensorrt86.probe_models OUT [NAME...]
 
 A folder a probe: model.onnx (FP32), inputs.npz, expected.npz (float64 by `onnx.reference` on the model in doubles) and
 predicted.json: the errors of *ideal* FP16 (inputs and weights rounded to half, exact arithmetic, the result rounded)
@@ -26,8 +26,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from benchmarks.tensorrt86 import tf32
-from benchmarks.tensorrt86.metrics import errors
+from evidence.tensorrt86 import tf32
+from evidence.tensorrt86.metrics import errors
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.simulation import simulate
 from precision_planner.simulation.accumulation import Accumulation

@@ -1,6 +1,6 @@
 """Pack the engines that the first runs did not come to: SegFormers at levels 1 to 3, networks of convolutions.
 
-    python -m benchmarks.tensorrt86.validation.remaining CASES OUT
+    python -m evidence.tensorrt86.validation.remaining CASES OUT
 
 Takes the case folders CASES, made by `cases.py` before, and writes OUT.tar.gz for run_validation.sh. At level 3 the
 builder was too slow for a whole SegFormer: `segformer-two-stages-64` is the smallest whose head reads what a
@@ -15,8 +15,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tensorrt86.validation import parts
-from benchmarks.tensorrt86.validation.jobs import LEVELS
+from evidence.tensorrt86.validation import parts
+from evidence.tensorrt86.validation.jobs import LEVELS
 
 SMALLEST, SHALLOW = "segformer-two-stages-64", "segformer-shallow-128"
 NETWORKS = ("resnet", "unet", "poolformer", "mobilevit-128", "convnext")

@@ -1,7 +1,7 @@
 """Predict whole engines of results.json on a CPU, with sums in FP32 and in FP16, beside what was measured.
 
-    python -m benchmarks.tensorrt86.predicted [PRESET...] [--rows 40]
-    python -m benchmarks.tensorrt86.predicted --plan CASES/massive/plan... [--gpu H100]
+    python -m evidence.tensorrt86.predicted [PRESET...] [--rows 40]
+    python -m evidence.tensorrt86.predicted --plan CASES/massive/plan... [--gpu H100]
 
 The engines are built with `--fp16` from the fused model, and from it with the head, or head and softmaxes, held to
 FP32; `tf32` is FP32 with TF32 allowed, of which kernels round the operands to nearest or, in products of two computed
@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.tensorrt86.cases import HEAD, ROWS
-from benchmarks.tensorrt86.table import RESULTS
+from evidence.tensorrt86.cases import HEAD, ROWS
+from evidence.tensorrt86.table import RESULTS
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.diffing import compare
 from precision_planner.model import NodeId

@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 
 import precision_planner as pp
-from benchmarks.cuda.evaluator import Evaluator
+from evidence.cuda.evaluator import Evaluator
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.judging.metrics import json_number, max_abs, rel_l2
 from precision_planner.model import Model, infer_types

@@ -1,7 +1,7 @@
 """Print which kernels an engine runs, and for how long: of kernels.json, or of Nsight Compute's CSV of `once.py`.
 
-    python -m benchmarks.tensorrt86.kernels [NAME | FILE.ncu.csv]      without a name: the shares of what is kept
-    python -m benchmarks.tensorrt86.kernels --store FILE.ncu.csv...    keep them, by the part of the name before .ncu
+    python -m evidence.tensorrt86.kernels [NAME | FILE.ncu.csv]      without a name: the shares of what is kept
+    python -m evidence.tensorrt86.kernels --store FILE.ncu.csv...    keep them, by the part of the name before .ncu
 
 Of the two inferences that `once.py` makes the second one counts. Attention's products are those around a softmax; what
 the other kernels compute is told from the operators in their names, three letters each (`Erf`: GELU; `Sqr`, or `Mea`

@@ -1,6 +1,6 @@
 """Evaluate the typed sample classifiers by torch on a GPU and compare with the simulation; one JSON file.
 
-    python -m benchmarks.cuda OUT.json [--presets massive,ffn] [--device cuda] [--rows 40] [--seconds 200]
+    python -m evidence.cuda OUT.json [--presets massive,ffn] [--device cuda] [--rows 40] [--seconds 200]
 
 Needs torch, onnx, numpy, onnxruntime (CPU) and what the package itself needs, and nothing else: the models are made
 here. A case that fails or hangs costs itself alone; what was measured is in the file after every case.
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cuda.cases import environment, measure
-from benchmarks.cuda.table import tables
+from evidence.cuda.cases import environment, measure
+from evidence.cuda.table import tables
 
 PRESETS = ("tiny-massive", "tiny-ffn", "massive", "ffn")
 KINDS = ("plain", "fused", "ieee", "bf16", "fp32", "plan")
@@ -54,7 +54,7 @@ class Worker:
 
 def main() -> int:
     """Measure everything that fits into the time; 1 if anything is missing."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m evidence.cuda", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--kinds", default=",".join(KINDS))

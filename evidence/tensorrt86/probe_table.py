@@ -1,4 +1,4 @@
-"""Print the probes' errors beside the predicted ones: `python -m benchmarks.tensorrt86.probe_table [FILE.json]`.
+"""Print the probes' errors beside the predicted ones: `python -m evidence.tensorrt86.probe_table [FILE.json]`.
 
 Relative L2 errors. *ideal*: inputs and weights rounded to half, exact arithmetic, the result rounded. *typed*, *fused*,
 *fused-fp16*: the planner's simulation, the last one with products that add up in FP16. The last figures are the larger
@@ -125,7 +125,7 @@ def merge(kept: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[st
 
 def slim(result: dict[str, Any]) -> dict[str, Any]:
     """A result without its layers; of their kernels the products stay."""
-    from benchmarks.tensorrt86.probe_models import answer, predict, probes
+    from evidence.tensorrt86.probe_models import answer, predict, probes
 
     if "predicted" not in result:
         return {"probe": result["probe"], "error": result["error"].strip().splitlines()[-1]}

@@ -1,6 +1,6 @@
 """SegFormers whose head misreads what the stages made, in FP32 on a CPU, beside the FP16 engines that were wrong.
 
-    python -m benchmarks.tensorrt86.validation.misread CASES [OUT/wrong.tar.gz]
+    python -m evidence.tensorrt86.validation.misread CASES [OUT/wrong.tar.gz]
 
 A stage ends with Transpose, which TensorRT keeps as the tokens it has (channel-major) where the next stage's
 convolution reads it too. The head read those bytes as row-major planes: a Reshape of the tokens in place of the
@@ -26,8 +26,8 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from benchmarks.tensorrt86.validation import seeded
-from benchmarks.tensorrt86.validation.metrics import compare
+from evidence.tensorrt86.validation import seeded
+from evidence.tensorrt86.validation.metrics import compare
 
 CASES = ("segformer-128", "segformer", "segformer-fused", "segformer-shallow-128", "segformer-two-stages-64")
 READER = "/m/decode_head/linear_projections.{}/Reshape"

@@ -1,6 +1,6 @@
 """Make the cases that the GPU measures: a model, its inputs, its FP32 answers, and the planner's folders for 8.6.
 
-    python -m benchmarks.tensorrt86.cases OUT [--candidates] [PRESET...]
+    python -m evidence.tensorrt86.cases OUT [--candidates] [PRESET...]
 
 Runs where the planner is installed (it needs no GPU); `engine.py` then runs where TensorRT 8.6 is. plan/ is what the
 planner makes of a tolerance of 1e-3 by itself, plan-5e-3/ of one of 5e-3, plan-rules/ what the rules make without a

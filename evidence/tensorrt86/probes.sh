@@ -8,6 +8,6 @@ dir=$1 out=$2 here=$(cd "$(dirname "$0")" && pwd)
 shift 2
 cd "$here/../.." || exit
 plain=(env -u LD_LIBRARY_PATH PYTHONPATH="$PWD${PLAIN_PATH:+:$PLAIN_PATH}" OMP_NUM_THREADS=4 python3)
-"${plain[@]}" -m benchmarks.tensorrt86.probe_models "$dir" "$@" || exit
+"${plain[@]}" -m evidence.tensorrt86.probe_models "$dir" "$@" || exit
 "${TRT_PYTHON:-python3}" "$here/probes.py" "$dir" "$out" "$@"
-"${plain[@]}" -m benchmarks.tensorrt86.probe_table "$out"
+"${plain[@]}" -m evidence.tensorrt86.probe_table "$out"

@@ -1,7 +1,7 @@
 """Make the case folders of the validation: models without their random weights, inputs, and what we predict.
 
-    python -m benchmarks.tensorrt86.validation.cases OUT [CASE...]
-    python -m benchmarks.tensorrt86.validation.cases OUT --again [CASE...]     predict those that are there anew
+    python -m evidence.tensorrt86.validation.cases OUT [CASE...]
+    python -m evidence.tensorrt86.validation.cases OUT --again [CASE...]     predict those that are there anew
 
 Runs where the planner and torch are installed; needs no GPU. Each CASE gets OUT/CASE/model.onnx, inputs.npz and
 case.json (recipes of the weights, predictions); OUT/jobs.jsonl says which engines `job.py` builds of it. OUT.tar.gz
@@ -26,10 +26,10 @@ import numpy as np
 import onnx
 
 import precision_planner as pp
-from benchmarks.tensorrt86.cases import reference
-from benchmarks.tensorrt86.validation import seeded
-from benchmarks.tensorrt86.validation.jobs import jobs_of, searches_of
-from benchmarks.tensorrt86.validation.metrics import compare, verdict
+from evidence.tensorrt86.cases import reference
+from evidence.tensorrt86.validation import seeded
+from evidence.tensorrt86.validation.jobs import jobs_of, searches_of
+from evidence.tensorrt86.validation.metrics import compare, verdict
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 
 Arrays = dict[str, np.ndarray]
@@ -154,8 +154,8 @@ def make(folder: Path, name: str) -> dict[str, Any]:
     else:
         import torch
 
-        from benchmarks.tensorrt86.validation import architectures
-        from benchmarks.tensorrt86.validation.export import export
+        from evidence.tensorrt86.validation import architectures
+        from evidence.tensorrt86.validation.export import export
 
         case = CASES[name]
         torch.manual_seed(case.seed)

@@ -4,7 +4,7 @@ TensorRT 8.6 reads FP32 and writes FP32; the tensor core takes 19 of an operand'
 how, is the kernel's affair: *tf32* rounds both operands to nearest, *tf32-truncated* does too, but cuts off the values
 that softmax weighs (the second operand of attention's second product).
 
-    python -m benchmarks.tensorrt86.tf32 [PRESET...]     both for a whole sample model (minilm), beside its TF32 engines
+    python -m evidence.tensorrt86.tf32 [PRESET...]     both for a whole sample model (minilm), beside its TF32 engines
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def sad(expected: Array, actual: Array) -> dict[str, float]:
 
 def main(presets: list[str]) -> None:
     """Print."""
-    from benchmarks.tensorrt86.cases import ROWS
-    from benchmarks.tensorrt86.table import RESULTS
+    from evidence.tensorrt86.cases import ROWS
+    from evidence.tensorrt86.table import RESULTS
 
     print("| case | TF32 | SAD worst | SAD mean |\n|---|---|---|---|")
     for preset in presets or ["minilm"]:
