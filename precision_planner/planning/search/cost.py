@@ -51,10 +51,12 @@ class CostModel:
     Attributes:
       tf32: kept products run in TF32, else in FP32.
       fused_attention: an attention in 16 bits is one kernel.
+      half_convolutions: a convolution of halves that sums in FP32 is a half kernel; else one in FP32.
     """
 
     tf32: bool = False
     fused_attention: bool = True
+    half_convolutions: bool = True
 
     @property
     def product(self) -> float:
@@ -194,16 +196,23 @@ def _handed_on(index: GraphIndex, flow: Flow, number: int, region: Region) -> di
 
 def _sums_cost(index: GraphIndex, region: Region, shapes: Shapes, model: CostModel) -> float:
     """What sums in FP32 cost: a part of the product's time, and of an attention's fused kernel the faster form."""
-    flops = scores = 0.0
+    flops = wide = scores = 0.0
     for identity in region.nodes:
         found = index.find(identity)
         node = None if found is None else found[0].nodes[found[1]]
         if found is None or node is None or not is_product(node):
             continue
-        flops += _flops(found[0], node, shapes)
+        operations = _flops(found[0], node, shapes)
+        flops += operations
+        if not model.half_convolutions and is_product(node, frozenset({"convolution"})):
+            wide += operations
         if region.attention and model.fused_attention:
             scores += max(_elements(name, shapes) for name in (*node.input, *node.output) if name)
-    return SUMS_SHARE * flops / FLOP_PER_US["fp16"] + SCORES_SHARE * 2 * (4 + 4) * scores / BYTES_PER_US
+    return (
+        wide * model.product
+        + SUMS_SHARE * flops / FLOP_PER_US["fp16"]
+        + SCORES_SHARE * 2 * (4 + 4) * scores / BYTES_PER_US
+    )
 
 
 def _cost(index: GraphIndex, region: Region, handed: Mapping[str, Readers], shapes: Shapes, model: CostModel) -> float:

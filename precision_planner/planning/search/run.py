@@ -112,7 +112,9 @@ def find_plan(
         in_brain = bf16_nodes(evaluator, base, regions) if target.has_bf16 else frozenset()
 
         def costs(tf32: bool) -> PlanCosts:
-            return plan_costs(index, regions, shapes, CostModel(tf32, target.attention.fused))
+            return plan_costs(
+                index, regions, shapes, CostModel(tf32, target.attention.fused, target.sandwich.convolutions)
+            )
 
         space = Space(
             regions,
