@@ -20,7 +20,7 @@ _PUBLIC = {
     "PlannerError": "precision_planner.errors",
     "analyze": "precision_planner.analysis",
     "apply": "precision_planner.pipeline",
-    "diff": "precision_planner.diffing",
+    "diff": "precision_planner.pipeline",
     "plan": "precision_planner.pipeline",
     "rewrite": "precision_planner.pipeline",
     "simulate": "precision_planner.simulation",

@@ -165,10 +165,10 @@ class Analysis:
         return self.weights.plot(tensor)
 
     def _repr_html_(self) -> str:
-        from precision_planner._above import report_html
         from precision_planner.analysis.html import analysis_html
+        from precision_planner.reporting.notebook import notebook_html
 
-        return report_html(self.to_dict(), analysis_html(self))
+        return notebook_html(self.to_dict(), analysis_html(self))
 
 
 def analyze(

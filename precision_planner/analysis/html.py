@@ -68,7 +68,7 @@ def tensor_html(tensor: WeightCensus) -> str:
 
 def warnings_html(warnings: TensorRTWarnings) -> str:
     """TensorRT's warnings in its wording, each with what it means and what to do."""
-    from precision_planner.analysis.tensorrt import CATEGORIES, LAYERNORM_CURE, LAYERNORM_EXPLANATION
+    from precision_planner.analysis.tensorrt_words import CATEGORIES, LAYERNORM_CURE, LAYERNORM_EXPLANATION
 
     rows: list[tuple[Any, ...]] = [
         (len(warnings.tensors[category.name]), category.wording, category.explanation, category.cure)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from precision_planner._above import explained, report_html
 from precision_planner.judging.judge import Judged, Judgement
 from precision_planner.judging.metrics import Measured, json_number
 from precision_planner.judging.quick import QuickMetrics
@@ -164,6 +163,7 @@ class Diff:
       environment: versions, and the command.
       explanation: what `explain` collected, as its JSON; None before.
       judgement: what the judge found; not saved.
+      explainer: what `explain` asks; not saved.
       sources: what was compared and on which inputs, as given, for `explain` and the drawings; not saved.
     """
 
@@ -183,18 +183,19 @@ class Diff:
     environment: Mapping[str, Any] = field(default_factory=dict)
     explanation: Mapping[str, Any] | None = None
     judgement: Judgement | None = field(default=None, repr=False, compare=False)
+    explainer: Callable[..., Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
     sources: tuple[Any, Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> Diff:
         """The diff with what a report tells beyond it: what plain 16 bits do, the plan, the weights, drawings.
 
-        That takes a plan, a census of the weights and a simulation. Without sources nothing is known, and the diff
-        comes back as it is.
+        That takes a plan, a census of the weights and a simulation, which stand above a diff: `pp.diff` gives its
+        diffs the means to. Without them, or without sources, nothing is known, and the diff comes back as it is.
         """
-        if self.sources is None:
+        if self.sources is None or self.explainer is None:
             return self
         reference, candidate, inputs = self.sources
-        return replace(self, explanation=explained(reference, candidate, self, inputs))
+        return replace(self, explanation=self.explainer(reference, candidate, self, inputs))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinities and NaN are the strings "inf", "-inf" and "nan"."""
@@ -235,7 +236,9 @@ class Diff:
             from precision_planner.diffing.drawings import side_drawings
 
             data["explanation"] = {"drawings": side_drawings(*self.sources[:2])}
-        return report_html(data, summary)
+        from precision_planner.reporting.notebook import notebook_html
+
+        return notebook_html(data, summary)
 
     def __str__(self) -> str:
         return self.verdict

@@ -136,7 +136,7 @@ def _classes(index: GraphIndex, types: TypeTable, outputs: list[str]) -> dict[st
         if node is None or node.domain:
             continue
         kept = row_of(node)
-        if kept.scores:
+        if kept.scores and not kept.product:  # a softmax by itself, not one inside attention
             # rows are along the last axis; what has more axes is attention, or a map of classes
             axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
             rank = _rank(types, node.output[0])

@@ -36,7 +36,7 @@ OwnMetric = Callable[[Any, Any], float]
 LEAST = ("elements", "new_nonfinite", "nonfinite_reference")
 """Metrics without which nothing is judged."""
 
-ALWAYS = ("elements", "new_nonfinite", "nonfinite_reference", "rows", "flipped", "max_abs", "rel_l2", "top1")
+ALWAYS = ("elements", "new_nonfinite", "nonfinite_reference", "rows", "flipped", "max_abs", "rel_l2", "off", "top1")
 """Metrics that a verdict needs, besides those of the bounds."""
 
 UNIT = 1e-3
@@ -332,13 +332,13 @@ class Judge:
         """Whether the rows of an output are scores of classes, so that another largest element is another answer.
 
         Known from the graph where it says so; else probabilities are, as are the rows of a matrix unless they are unit
-        vectors, and whatever calls itself logits. Labels (integers, booleans, strings) are classes themselves.
+        vectors, and whatever calls itself logits. Labels (wide integers, booleans, strings) are classes themselves.
         """
         x = pair.reference
         if name in self.matcher.groups:
             return False
         if not pair.is_float:
-            return True
+            return x.dtype.kind in "bOUS" or x.dtype.itemsize >= 4  # narrow integers are pixels, or quantized values
         if x.ndim == 0 or x.shape[-1] < 2:
             return False
         if x.ndim > 3:

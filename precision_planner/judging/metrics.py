@@ -181,6 +181,13 @@ def _rel_l2(pair: Pair) -> float:
     return error / size if size else (math.nan if math.isnan(error) else math.inf)
 
 
+def _off(pair: Pair) -> float:
+    finite = pair.finite[0]
+    if not pair.is_number or bool(finite.all()):
+        return _rel_l2(pair)
+    return _rel_l2(Pair(pair.a[finite], pair.b[finite]))
+
+
 def _cosine(pair: Pair) -> float:
     if not pair.is_number:
         return 1.0 - float(pair.delta.any())
@@ -316,6 +323,7 @@ METRICS: Mapping[str, Metric] = _known(
         "elements that are NaN or infinite",
         merge="sum", count=True, shown="%d",
     ),
+    Metric("off", _off, "relative L2 error over what is finite in the reference"),
     Metric("sad_mean", _sad_mean, "sum of absolute differences of a row, mean"),
     Metric(
         "nonfinite_reference",

@@ -80,6 +80,8 @@ def not_judged(reason: str) -> Verdict:
 def verdict_of(judgement: Judgement, judged_on: str, is_made_up: bool, first_wrong: Optional[str] = None) -> Verdict:
     """The verdict of a judgement."""
     grade = grade_of(judgement)
+    if grade == NOT_JUDGED:
+        return not_judged(sentence_of(judgement, grade))
     word = "FINE" if grade == "identical" else grade.upper()
     return Verdict(word, sentence_of(judgement, grade), judged_on, first_wrong if word != "FINE" else None, is_made_up)
 
@@ -115,9 +117,9 @@ def grade_of_output(output: Judged) -> int:
         return lost
     flipped = values.number("flipped")
     many = output.flips >= GARBAGE_FLIPS
-    if not values.number("rel_l2") <= GARBAGE or (many and flipped > 1):
+    if not values.number("off") <= GARBAGE or (many and flipped > 1):
         grade = 3
-    elif values.number("rel_l2") > FINE or many:
+    elif values.number("off") > FINE or many:
         grade = 2
     else:
         grade = 0 if values["max_abs"] == 0 else 1
@@ -173,19 +175,19 @@ def _outputs_told(judgement: Judgement, grade: str) -> List[str]:
     flipped = max((o for o in outputs if o.is_classes), key=lambda o: o.values.number("flipped"), default=None)
     if flipped is not None and flipped.values["flipped"]:
         other = "" if worst is flipped else " (of '%s')" % worst.name
-        return [_flips_told(flipped), "relative L2 error %.2g%s" % (worst.values.number("rel_l2"), other), *noted]
+        return [_flips_told(flipped), "relative L2 error %.2g%s" % (worst.values.number("off"), other), *noted]
     return [
         "'%s'%s off by %.2g a row (SAD), relative L2 error %.2g"
-        % (worst.name, which, worst.values.number("sad"), worst.values.number("rel_l2"))
+        % (worst.name, which, worst.values.number("sad"), worst.values.number("off"))
         if "sad" in worst.values
         else "'%s'%s off by at most %.2g, relative L2 error %.2g"
-        % (worst.name, which, worst.values.number("max_abs"), worst.values.number("rel_l2")),
+        % (worst.name, which, worst.values.number("max_abs"), worst.values.number("off")),
         *noted,
     ]
 
 
 def _error(output: Judged) -> float:
-    value = output.values.number("rel_l2")
+    value = output.values.number("off")
     return (math.inf if output.is_compared else -1.0) if math.isnan(value) else value
 
 
@@ -219,7 +221,7 @@ def _detections_told(output: Judged) -> List[str]:
 
 def _error_of(worst: Judged) -> List[str]:
     """What the count of detections does not tell: an output that is wrong all the same."""
-    error = worst.values.number("rel_l2")
+    error = worst.values.number("off")
     if not worst.is_compared or error <= FINE:
         return []
     return ["relative L2 error %.2g (of '%s')" % (error, worst.name)]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
 
+from precision_planner.model.batches import InputSpec
 from precision_planner.model.index import GraphIndex, Scope
-from precision_planner.model.inputs import InputSpec
 from precision_planner.model.model import Model
 from precision_planner.model.types import Dim, TypeTable
 from precision_planner.operators import ANYHOW, carries, is_conversion, row_of

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from precision_planner.errors import InputsError
+from precision_planner.model.batches import Batch, InputRequest, Inputs, InputSpec, input_specs
 from precision_planner.model.index import GraphIndex
 from precision_planner.model.input_roles import Role, role_of
-from precision_planner.model.inputs import Batch, InputRequest, Inputs, InputSpec, input_specs
 from precision_planner.model.model import Model
 from precision_planner.model.types import Dim, TypeTable, infer_types
 

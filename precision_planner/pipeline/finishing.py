@@ -71,7 +71,7 @@ class PlannedModel:
     scripts: Mapping[str, Path] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
-        from precision_planner.pipeline.explain import planned_html
+        from precision_planner.pipeline.plan_summary import planned_html
 
         return planned_html(self)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib import resources
 from typing import Any
 
-from precision_planner._above import report_html
 from precision_planner._reading import parse_json
 from precision_planner.errors import PlanError
+from precision_planner.reporting.schemas import published_schema
 from precision_planner.targets import facts_for_scripts, get_target
 
 SCHEMA_VERSION = 1
@@ -163,7 +161,9 @@ class PrecisionPlan:
 
     def _repr_html_(self) -> str:
         counts = ", ".join(f"{count} nodes in {name.upper()}" for name, count in self.counts.items() if name)
-        return report_html(self.to_dict(), f"<p>{counts}; {self.casts} Casts, for {self.target}</p>")
+        from precision_planner.reporting.notebook import notebook_html
+
+        return notebook_html(self.to_dict(), f"<p>{counts}; {self.casts} Casts, for {self.target}</p>")
 
     def to_json(self) -> str:
         """The plan as text: stable, so that two plans can be compared line by line."""
@@ -198,12 +198,9 @@ class PrecisionPlan:
         return PrecisionPlan.from_dict(data)
 
 
-@cache
 def plan_schema() -> dict[str, Any]:
     """The published JSON schema of plan.json."""
-    text = resources.files("precision_planner.plans").joinpath("plan.schema.json").read_text("utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+    return published_schema("plan")
 
 
 def check_plan(data: Mapping[str, Any]) -> None:

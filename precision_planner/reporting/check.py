@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
-from precision_planner.plans.plan import plan_schema
 from precision_planner.reporting.html import kind_of
+from precision_planner.reporting.schemas import published_schema
 
 _ANALYSIS: dict[str, Any] = {
     "required": ["model", "normalizations", "weights", "tensorrt_warnings", "findings"],
@@ -54,16 +51,9 @@ def check_report(data: Mapping[str, Any]) -> str:
 
 def schema_of(kind: str) -> dict[str, Any]:
     """The published JSON schema of a kind of report."""
-    return plan_schema() if kind == "plan" else _ANALYSIS if kind == "analysis" else _published(kind)
+    return _ANALYSIS if kind == "analysis" else published_schema(kind)
 
 
 def diff_schema() -> dict[str, Any]:
     """The published JSON schema of a diff."""
-    return _published("diff")
-
-
-@cache
-def _published(kind: str) -> dict[str, Any]:
-    text = resources.files("precision_planner.reporting").joinpath(f"{kind}.schema.json").read_text("utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+    return published_schema("diff")

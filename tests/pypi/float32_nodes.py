@@ -127,6 +127,8 @@ def verdict(expected: Values, given: Values) -> str:
     """
     order = ("FINE", "DEGRADED", "GARBAGE", "NONFINITE")
     worst = 0
+    if not any(np.size(array) for array in expected.values()):
+        return "NOT JUDGED"
     for name, array in expected.items():
         a, b = np.asarray(array, np.float64), np.asarray(given[name], np.float64)
         finite = np.isfinite(a)
@@ -134,7 +136,7 @@ def verdict(expected: Values, given: Values) -> str:
             return "NONFINITE"
         error, size = np.linalg.norm((b - a)[finite]), np.linalg.norm(a[finite])
         relative = error / size if size else (np.inf if error else 0.0)
-        flips = _flips(a, b)
+        flips = _flips(np.asarray(array), np.asarray(given[name]))
         grade = 2 if relative > 0.1 else 1 if relative > 0.01 else 0
         if flips is not None and flips.mean() >= 0.1:
             grade = max(grade, 2 if flips.sum() > 1 else 1)
@@ -143,10 +145,13 @@ def verdict(expected: Values, given: Values) -> str:
 
 
 def _flips(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """Which rows changed class, where rows are of classes: probabilities, or the rows of a matrix."""
-    if a.ndim not in (1, 2, 3) or a.shape[-1] < 2:
+    """Which rows changed class, where there are classes: probabilities, the rows of a matrix, or labels themselves."""
+    if a.dtype.kind not in "fV":
+        is_label = a.dtype.kind in "bOUS" or a.dtype.itemsize >= 4
+        return (a != b).reshape(-1) if is_label and a.size else None
+    if a.ndim not in (1, 2, 3) or a.shape[-1] < 2 or not a.size:
         return None
-    rows, other = a.reshape(-1, a.shape[-1]), b.reshape(-1, a.shape[-1])
+    rows, other = (x.astype(np.float64).reshape(-1, a.shape[-1]) for x in (a, b))
     probable = (rows >= 0).all() and (np.abs(rows.sum(1) - 1) < 1e-2).all()
     unit = (np.abs(np.linalg.norm(rows, axis=1) - 1) < 1e-3).all()
     return rows.argmax(1) != other.argmax(1) if probable or (a.ndim == 2 and not unit) else None
