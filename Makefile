@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz floors help setup setup-full models triton-server demo test test-fast check bench notebooks docs update-goldens clean
+.PHONY: fuzz floors help setup setup-full models triton-server demo test test-fast check bench notebooks docs readme update-goldens clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -93,6 +93,9 @@ notebooks: setup ## Run the notebooks and keep their outputs
 
 docs: setup ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+readme: setup ## Run the commands of README's and the docs' transcripts, and put there what they print
+	$(BIN)/python -m examples.transcripts
 
 update-goldens: setup ## Write the golden files of the tests again; read the diff before you commit it
 	PLANNER_UPDATE_GOLDENS=1 $(PYTEST) -n $(WORKERS) -m 'not torch'

@@ -37,13 +37,18 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         # An installed package that misses one of its own dependencies must not be reported as absent.
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        alternative = " (or [gpu] on a machine with CUDA)" if extra == "cpu" else ""
+        alternative = " (or gpu for cpu, on a machine with CUDA)" if extra == "cpu" else ""
+        line = install_line(extra) + alternative
         raise MissingExtraError(
-            f"{purpose} needs {package}, which is not installed; "
-            f'run: pip install "precision-planner[{extra}]"{alternative}',
+            f"{purpose} needs {package}, which is not installed; run in the checkout: {line}",
             package=package,
             extra=extra,
         ) from error
+
+
+def install_line(extra: str) -> str:
+    """The command that brings an extra: of the checkout, as no index has the package."""
+    return f'pip install ".[{extra}]"'
 
 
 def _refuse_both_onnxruntimes() -> None:

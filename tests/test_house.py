@@ -62,7 +62,7 @@ class TestExtras:
             _extras.require("no_such_package.part", extra="triton", purpose="checking a server")
         assert str(caught.value) == (
             "checking a server needs no_such_package, which is not installed; "
-            'run: pip install "precision-planner[triton]"'
+            'run in the checkout: pip install ".[triton]"'
         )
         assert (caught.value.package, caught.value.extra) == ("no_such_package", "triton")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from precision_planner._extras import install_line
 from precision_planner.engines.engine_file import has_gpu, installed_tensorrt
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
 from precision_planner.plans.plan import PrecisionPlan
@@ -103,7 +104,7 @@ def choose_tensorrt(plan: PrecisionPlan) -> tuple[str, str]:
             "types; build it again where it will run"
         )
     only = " (TensorRT-RTX, which is installed, builds no weakly typed plan)" if here else ""
-    package = f'pip install "{words.package}"' if words.package else f'pip install "precision-planner[{words.extra}]"'
+    package = f'pip install "{words.package}"' if words.package else f"{install_line(words.extra)} in the checkout"
     raise MissingExtraError(
         f"building a plan for {plan.target} needs {wanted}, which is not installed{only}; run: {package}, or copy the "
         "folder to the device and run its build.py",

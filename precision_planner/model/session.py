@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from precision_planner._extras import require
+from precision_planner._extras import install_line, require
 from precision_planner.errors import ModelError
 from precision_planner.model.model import Model
 from precision_planner.writing import Scratch
@@ -66,7 +66,7 @@ class Session:
         if missing:
             raise ModelError(
                 f"onnxruntime here has no {missing[0]} (it has {', '.join(self._ort.get_available_providers())}); "
-                'install the extra that brings it: pip install "precision-planner[gpu]"'
+                f"install the extra that brings it, in the checkout: {install_line('gpu')}"
             )
         self._folder: Scratch | None = None
         options = self._ort.SessionOptions()
