@@ -67,7 +67,7 @@ def _findings(data: Mapping[str, Any], console: Console, verbose: bool) -> None:
             console.print(text, soft_wrap=True)
             if finding.get("assessment"):
                 console.print(f"{'':15}{finding['assessment']}", soft_wrap=True, style="dim")
-            action = _action(finding.get("action"))
+            action = action_told(finding.get("action"))
             if action:
                 console.print(f"{'':15}-> {action}", soft_wrap=True)
         if len(group) > len(shown):
@@ -83,7 +83,8 @@ def _groups(findings: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mappi
     return [(severity, group) for (severity, _), group in sorted(groups.items(), key=lambda g: order.index(g[0][0]))]
 
 
-def _action(action: Mapping[str, Any] | None) -> str:
+def action_told(action: Mapping[str, Any] | None) -> str:
+    """What a finding proposes, in a few words; "" where it proposes nothing."""
     if not action or action.get("kind") in (None, "warn"):
         return ""
     kind, nodes = str(action["kind"]), action.get("nodes") or []

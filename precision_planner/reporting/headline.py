@@ -1,0 +1,73 @@
+"""The first line of a page: what it comes to, and the color that says so. The terminal says the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from precision_planner.reporting.text import nothing_found
+
+__all__ = ["Headline", "analysis_headline", "measured_told", "plan_headline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A verdict as a page shows it.
+
+    Attributes:
+      style: "passed", "warning" or "error": green, amber, red.
+      word: the verdict in a word or two.
+      sentence: what it rests on.
+    """
+
+    style: str
+    word: str
+    sentence: str
+
+
+def analysis_headline(data: Mapping[str, Any]) -> Headline:
+    """What will happen to an analyzed model in the low precision, as far as the analysis can know."""
+    name = str(data.get("precision") or "16 bits").upper()
+    counts = Counter(str(finding["severity"]) for finding in data["findings"])
+    told = ", ".join(f"{counts[severity]} {severity}" for severity in ("error", "warning", "info") if counts[severity])
+    first = next((f for severity in ("error", "warning") for f in data["findings"] if f["severity"] == severity), None)
+    if counts["error"] and first is not None:
+        return Headline("error", f"breaks in {name}", f"{told}; first: {first['message']}")
+    if first is not None:
+        return Headline("warning", f"at risk in {name}", f"{told}; first: {first['message']}")
+    said = (told and f"{told}: noise") or nothing_found(data)
+    inputs = data.get("inputs")
+    if inputs and not inputs.get("synthesized"):
+        return Headline("passed", f"nothing breaks in {name}", said)
+    return Headline("warning", f"nothing seen in {name}", f"{said}; {measured_told(data)}")
+
+
+def measured_told(data: Mapping[str, Any]) -> str:
+    """Whether activations were measured, and on what."""
+    inputs = data.get("inputs")
+    if not inputs:
+        waiting = sum(1 for entry in data.get("undecided", ()) if entry.get("needs_data"))
+        open_questions = f", so {waiting} questions of rules are open" if waiting else ""
+        return f"no activation was measured{open_questions}: give --inputs"
+    if inputs.get("synthesized"):
+        return f"activations measured on {inputs['source']}: low confidence; give --inputs"
+    return f"activations measured on {inputs['source']}"
+
+
+def plan_headline(data: Mapping[str, Any]) -> Headline:
+    """What a plan's prediction comes to: its verdict, and whether it keeps the tolerance."""
+    verdict = data.get("verdict") or {}
+    grade = str(verdict.get("grade") or "NOT JUDGED")
+    style = {"FINE": "passed", "GARBAGE": "error", "NONFINITE": "error"}.get(grade, "warning")
+    parts = [str(verdict["sentence"])] if verdict.get("sentence") else []
+    if verdict.get("first_wrong"):
+        parts.append(f"first wrong at {verdict['first_wrong']}")
+    if verdict.get("judged_on"):
+        parts.append(f"judged on {verdict['judged_on']}")
+    if data.get("passed") is False:
+        style = "error"
+        if not any("beyond tolerance" in part for part in parts):
+            parts.append("beyond tolerance")
+    return Headline(style, grade, "; ".join(parts))
