@@ -65,6 +65,9 @@ def find_variance(terms: Terms, value: str) -> Variance | Near | None:
         return Near(NO_EPS, frozenset(nodes), kind)
     if not epsilon > 0 or not np.isfinite(epsilon):
         return Near(f"eps is {parts.epsilon:g} and has to be positive in float32", frozenset(nodes), kind)
+    ranks = terms.view.rank(value), terms.view.rank(x)
+    if ranks[0] is not None and ranks[1] is not None and ranks[0] > ranks[1]:
+        return Near(f"eps gives the variance {ranks[0]} axes, and x has {ranks[1]}", frozenset(nodes), kind)
     return Variance(kind, x, mean.axes, epsilon, center.mean if center else None, frozenset(nodes))
 
 

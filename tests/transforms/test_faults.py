@@ -113,3 +113,28 @@ def test_a_check_that_could_not_run_is_none_and_named(monkeypatch: pytest.Monkey
     judged = float64_judgement.judge(model, fused.model, fused.fused, {"x": X})
     assert judged.passed is None
     assert "1 of 1 fusions could not be checked, such as the one of y: no kernel in float64" in judged.reason
+
+
+def test_an_epsilon_that_adds_an_axis_is_refused() -> None:
+    """What it makes has three axes where x has two, with and without a check by numbers."""
+    model = normalization(4, "none")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name="y"))
+    [eps] = [tensor for tensor in model.graph.initializer if tensor.name == "eps"]
+    eps.CopyFrom(numpy_helper.from_array(np.full((1, 1, 1), 1e-5, np.float32), "eps"))
+    for verify in (False, True):
+        result = pp.rewrite(model, precision="fp32", fuse=["layernorm"], verify=verify)
+        assert result.report["fused"] == []
+        assert answer(result.model).shape == answer(model).shape == (1, 4, 8)
+
+
+def test_a_softplus_is_repaired_once() -> None:
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array((rng.standard_normal((16, 16)) / 4).astype(np.float32), "w")]
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Softplus", ["h"], ["s"]), node("MatMul", ["s", "w"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, FLOAT, ["b", 16]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    planned = pp.plan(model, inputs={"x": (rng.standard_normal((8, 16)) * 20).astype(np.float32)})
+    assert [repair["repair"] for repair in planned.plan.repairs].count("stable_softplus") <= 1
+    assert sum(entry.op_type == "Relu" for entry in planned.plan.nodes) <= 1

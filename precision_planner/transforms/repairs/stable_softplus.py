@@ -63,7 +63,19 @@ def _from_exp(site: Site, exp: int) -> Edit | str:
     log = uses[0].position
     if scope.nodes[log].op_type != "Log":
         return f"what follows 1 + exp(x) is {scope.nodes[log].op_type}, not Log"
-    return _rewrite(site, scope.nodes[exp].input[0], log, {exp, add, log})
+    x = scope.nodes[exp].input[0]
+    if _is_never_positive(site, x):
+        return "it is stable as it is: what is exponentiated is never positive"
+    return _rewrite(site, x, log, {exp, add, log})
+
+
+def _is_never_positive(site: Site, value: str) -> bool:
+    """Whether a value is -|x|, as this repair writes it."""
+    at = site.scope.producer(value)
+    if at is None or site.scope.nodes[at].op_type != "Neg":
+        return False
+    inner = site.scope.producer(site.scope.nodes[at].input[0])
+    return inner is not None and site.scope.nodes[inner].op_type == "Abs"
 
 
 def _rewrite(site: Site, x: str, last: int, remove: set[int]) -> Edit:
