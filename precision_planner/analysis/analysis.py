@@ -13,6 +13,7 @@ import onnx
 
 from precision_planner.analysis.evidence import measure
 from precision_planner.analysis.normalizations import Normalization, normalizations_of
+from precision_planner.analysis.on_target import KnownDefect, Refused, find_defects, find_refused
 from precision_planner.analysis.ranking import cost_of, rank_findings, tensor_of
 from precision_planner.analysis.scales import folded_scales
 from precision_planner.analysis.tensorrt import TensorRTWarnings, tensorrt_warnings
@@ -21,7 +22,7 @@ from precision_planner.model import GraphIndex, Model
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.numerics import get_format
 from precision_planner.rules import DEFAULT_HEADROOM, Evaluation, Evidence, Finding, evaluate, load_rulebook
-from precision_planner.targets import DEFAULT_TARGET
+from precision_planner.targets import DEFAULT_TARGET, get_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +119,8 @@ class Analysis:
             "weights": self.weights.to_dict(),
             "tensorrt_warnings": self.tensorrt_warnings.to_dict(),
             "findings": [self._finding(finding) for finding in self.findings],
+            "refused": [entry.to_dict() for entry in self.refused],
+            "known_defects": [entry.to_dict() for entry in self.known_defects],
             "rules_asked": list(self.evaluation.rules),
             "undecided": [
                 {
@@ -136,6 +139,16 @@ class Analysis:
         tensor = tensor_of(finding, self.weights, self._tensors)
         extra = {} if tensor is None else {"role": tensor.role, "assessment": tensor.assessment.sentence}
         return {**finding.to_dict(), "cost": cost if math.isfinite(cost) else None, **extra}
+
+    @cached_property
+    def refused(self) -> tuple[Refused, ...]:
+        """The nodes that the target does not take in that precision, by its file."""
+        return find_refused(self.evidence.model, get_target(self.target), self.precision)
+
+    @cached_property
+    def known_defects(self) -> tuple[KnownDefect, ...]:
+        """Where the target's builder is known to go wrong."""
+        return find_defects(self.evidence.model, get_target(self.target), self.precision)
 
     @cached_property
     def _tensors(self) -> dict[Any, Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
+
+if TYPE_CHECKING:
+    from precision_planner.pipeline import PlannedModel
 
 
 @click.command("plan")
@@ -95,6 +100,7 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
             progress=say,
             **options,
         )
+        planned = _asked_of_the_parser(planned, say)
         written = planned.save(folder, force=force)
     if json_path:
         write_result(json.dumps(planned.plan.to_dict(), indent=1), json_path)
@@ -104,6 +110,32 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         script = next((name for name in ("build.py", "verify.py") if folder / name in written), "")
         render_verdict(planned.verdict, f"python {folder / script}" if script else "", fail_on_made_up)
     return exit_code(planned.verdict, planned.passed, fail_on_made_up)
+
+
+def _asked_of_the_parser(planned: PlannedModel, say: Callable[[str], None]) -> PlannedModel:
+    """The plan with what the parser itself refuses, where TensorRT-RTX is here and the target has its parser."""
+    from precision_planner.emitting.rtx import rtx_refusals
+    from precision_planner.engines.engine_file import installed_tensorrt
+    from precision_planner.targets import get_target, newest
+
+    oracle = newest(lambda target: target.is_rtx)
+    chosen = get_target(planned.plan.target)
+    if not chosen.at_least(*oracle.release) or oracle.runtime not in installed_tensorrt():
+        return planned
+    say(f"asking {oracle.words.title}'s parser")
+    known = {entry["node"] for entry in planned.plan.refused}
+    told = [
+        {
+            "node": error.node or "the network",
+            "op_type": error.op_type or "-",
+            "reason": error.message,
+            "instead": "keep it out of the engine, or write it by other operators",
+            "source": f"the parser of the {oracle.words.title} installed here",
+        }
+        for error in rtx_refusals(planned.model)
+        if error.node not in known
+    ]
+    return replace(planned, plan=replace(planned.plan, refused=(*planned.plan.refused, *told)))
 
 
 def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | None:
@@ -152,6 +184,8 @@ def _metrics(values: Any) -> str:
 
 def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> None:
     """The plan in the terminal: the verdict first."""
+    from precision_planner.reporting.text import on_target_lines
+
     made = planned.plan
     console.print(planned.summary, soft_wrap=True)
     console.print(f"wrote {folder}: {', '.join(str(path.relative_to(folder)) for path in written)}", soft_wrap=True)
@@ -161,6 +195,8 @@ def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> No
         console.print(
             f"repaired: {repair['repair']} ({repair['rule']}) at {', '.join(repair['nodes'])}", soft_wrap=True
         )
+    for line in on_target_lines(made.to_dict(), made.target):
+        console.print(line, soft_wrap=True, markup=False)
     _render_search(made.search, console)
     if made.tf32_instead:
         console.print(made.tf32_instead, soft_wrap=True)

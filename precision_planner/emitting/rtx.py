@@ -170,6 +170,21 @@ def rtx_build(
         )
 
 
+def rtx_refusals(source: Model | onnx.ModelProto | bytes | str | os.PathLike[str]) -> tuple[RtxError, ...]:
+    """What the parser of the installed TensorRT-RTX, TensorRT 11's too, refuses of a typed model; nothing is built.
+
+    Raises:
+      MissingExtraError: tensorrt_rtx is not installed.
+    """
+    trt = require("tensorrt_rtx", extra="rtx", purpose="asking TensorRT-RTX's parser")
+    with _capture_log(trt) as log, _parser_source(source) as serialized:
+        builder = trt.Builder(log.logger)
+        _, parser = _new_network(trt, builder, log)
+        if _parse(parser, serialized):
+            return ()
+        return _parser_errors(trt, builder, log, parser, serialized)
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """What stays the same from one attempt to build a network to the next."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from precision_planner.analysis.on_target import find_defects, find_refused
 from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
@@ -155,6 +156,7 @@ def finish(
         verify=request.verify,
         safe=False,
         islands=aim.target.islands if aim.target.strong else None,
+        refused=aim.target.refused,
         **options,
     )
     assert result.assignment is not None
@@ -171,6 +173,7 @@ def finish(
     difference = _predict(ground, result, request, tf32) if judges else None
     verdict = verdict_of_diff(difference) if difference is not None else not_judged(ground.obstacle or NOT_ASKED)
     metric_files, scripts = own_files(aim.metrics)
+    low = "" if aim.target.strong else aim.precision
     settings = {**{name: value for name, value in request.build.items() if value is not None}, "tf32": tf32}
     plan = PrecisionPlan(
         model=_model_facts(ground.original),
@@ -203,6 +206,8 @@ def finish(
             "not_run": ground.obstacle or None,
         },
         findings=tuple(finding.to_dict() for finding in choice.findings),
+        refused=tuple(entry.to_dict() for entry in find_refused(built, aim.target, low)),
+        known_defects=tuple(entry.to_dict() for entry in find_defects(built, aim.target, low)),
         passed=difference.passed if difference is not None and aim.bounds else None,
         verification=_without_times(result.report["verification"]),
         verdict=verdict.to_dict(),

@@ -188,7 +188,7 @@ def _has_fused_norms(drafted: Draft, ground: Ground, request: Request) -> bool:
     """Whether there are LayerNormalizations that might be decomposed, for a target where that makes a difference."""
     if request.aim.target.norm_beside_fp32 or not drafted.variant.fuse or request.layernorm != "onnx":
         return False
-    return layernorms(drafted.rewritten(request.aim.precision).fused) > layernorms(ground.model)
+    return layernorms(drafted.rewritten(request.aim).fused) > layernorms(ground.model)
 
 
 def _first_that_holds(searched: Searched, ground: Ground, request: Request, say: Say) -> Finished:

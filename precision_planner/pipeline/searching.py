@@ -103,7 +103,7 @@ def search_draft(
 
 def _subject(draft: Draft, request: Request) -> _Subject:
     aim = request.aim
-    first = draft.rewritten(aim.precision)
+    first = draft.rewritten(aim)
     assert first.assignment is not None
     index = GraphIndex(first.fused.proto)
     base = {node: decision for node, decision in first.decisions.items() if index.find(node) is not None}

@@ -10,7 +10,7 @@ from precision_planner.model import GraphIndex, Model, NodeId, infer_types
 from precision_planner.patterns import find_patterns
 from precision_planner.patterns.selecting import select
 from precision_planner.pipeline.ground import Ground
-from precision_planner.pipeline.request import Request, sequence
+from precision_planner.pipeline.request import Aim, Request, sequence
 from precision_planner.planning.decide import Choice, decide
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rules import Evidence
@@ -53,11 +53,12 @@ class Draft:
         """The repairs that were carried out."""
         return frozenset(str(entry["repair"]) for entry in self.choice.repairs)
 
-    def rewritten(self, precision: str) -> RewriteResult:
+    def rewritten(self, aim: Aim) -> RewriteResult:
         """The fused model with types, unverified."""
         return rewrite(
             self.choice.model,
-            precision=precision,
+            precision=aim.precision,
+            refused=aim.target.refused,
             fuse=self.variant.fuse,
             decisions=self.choice.decisions,
             verify=False,

@@ -90,6 +90,8 @@ class PrecisionPlan:
       tolerance: the bounds asked for: [{output, metric, bound}].
       inputs: where the data came from: {source, synthesized, batches}.
       findings: what the rules said of the input model.
+      refused: nodes that the target does not take: {node, op_type, reason, instead, source}.
+      known_defects: where its builder is known to go wrong: {key, title, nodes, symptom, breaker, reference}.
       passed: whether the prediction meets the tolerance; None where there was nothing to compare.
       verification: of the typed model, as in the report of `planner rewrite`.
       verdict: what the prediction means: {grade, sentence, judged_on, first_wrong}.
@@ -118,6 +120,8 @@ class PrecisionPlan:
     tolerance: tuple[Mapping[str, Any], ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
+    refused: tuple[Mapping[str, Any], ...] = ()
+    known_defects: tuple[Mapping[str, Any], ...] = ()
     passed: bool | None = None
     verification: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] | None = None
@@ -182,7 +186,7 @@ class PrecisionPlan:
             name: Profile(**{key: tuple(shape) for key, shape in profile.items()})
             for name, profile in data.get("profiles", {}).items()
         }
-        for name in ("fusions", "rejected", "repairs", "weights", "tolerance", "findings"):
+        for name in ("fusions", "rejected", "repairs", "weights", "tolerance", "findings", "refused", "known_defects"):
             fields[name] = tuple(data.get(name, ()))
         return PrecisionPlan(**fields)
 

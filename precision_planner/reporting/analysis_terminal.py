@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.reporting.numbers import number, size
-from precision_planner.reporting.text import nothing_found
+from precision_planner.reporting.text import nothing_found, on_target_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,14 @@ def render_analysis(data: Mapping[str, Any], console: Console, *, verbose: bool 
     _normalizations(data, console)
     _findings(data, console, verbose)
     _tensorrt(data["tensorrt_warnings"], console, verbose)
+    _on_target(data, console)
     _open_questions(data, console)
+
+
+def _on_target(data: Mapping[str, Any], console: Console) -> None:
+    """What the target does not take, and what its builder is known to do wrong: one line each."""
+    for line in on_target_lines(data, data["target"]):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _normalizations(data: Mapping[str, Any], console: Console) -> None:

@@ -29,6 +29,7 @@ from precision_planner.rewriting.sums import promise_sums
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.rewriting.verify import summarize, verify_typed
 from precision_planner.rewriting.weights import check_policy
+from precision_planner.targets.refusals import Refusal
 from precision_planner.targets.target import Islands
 from precision_planner.transforms import FusionResult, fuse, fuse_verified, raise_opset
 from precision_planner.transforms.plugin_layernorm import apply_plugin_layernorm
@@ -97,6 +98,7 @@ def rewrite(
     keep_bf16: Sequence[str] | str = (),
     keep_sum32: Sequence[str] | str = (),
     islands: Islands | None = None,
+    refused: Sequence[Refusal] = (),
     only_low: Sequence[str] | str = (),
     keep_as: KeepAs | None = None,
     io_types: str = "keep",
@@ -120,6 +122,7 @@ def rewrite(
       keep_bf16: selectors of nodes that compute in BF16.
       keep_sum32: selectors of nodes in FP16 whose products sum in FP32 (fp16+): each is put between Casts, its bias
         outside. Nodes among them that are no products are left as they are.
+      refused: what the build target has no kernels for in the low type; it stays in FP32.
       islands: which FP32 islands the builder of the typed graph takes away; these are given what keeps them.
       only_low: selectors of the only nodes that go low; all others stay in FP32.
       keep_as: how kept normalizations are kept: "compute" or "island"; None takes what costs least.
@@ -147,6 +150,7 @@ def rewrite(
         keep_bf16=_list(keep_bf16),
         keep_sum32=_list(keep_sum32),
         islands=islands or Islands(),
+        refused=tuple(refused),
         only_low=_list(only_low),
         keep_as=keep_as,
         io_types=io_types,
@@ -177,6 +181,7 @@ class _Rewrite:
     keep_bf16: tuple[str, ...]
     keep_sum32: tuple[str, ...]
     islands: Islands
+    refused: tuple[Refusal, ...]
     only_low: tuple[str, ...]
     keep_as: KeepAs | None
     io_types: str
@@ -280,7 +285,7 @@ class _Rewrite:
         if self.precision == "fp32":
             return None
         precision: Precision = self.precision  # type: ignore[assignment]
-        return TypingOptions(precision, self.io_types, self.keep_as, self.plugins)
+        return TypingOptions(precision, self.io_types, self.keep_as, self.plugins, refused=self.refused)
 
     def _safeguards(self, index: GraphIndex, types: TypeTable) -> tuple[dict[NodeId, Decision], list[str]]:
         if not self.safe or self.precision == "fp32":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from precision_planner.targets.target import Target
 
 Release = tuple[int, ...]
 
@@ -24,6 +27,8 @@ class Defect:
         (through what only moves values) by one of the second, and so on. One name is one node.
       precision: of the first operator, where that matters: 'fp16', 'bf16', 'fp32', 'int8'; '' for any.
       dynamic: only in models with dynamic shapes.
+      low: only where the first operator is in 16 bits.
+      inputs_over: only where the first operator has a named input beyond this many.
       symptom: what comes out.
       breaker: what breaks the spell: a change to the model or the build that was seen to help.
       reference: a URL.
@@ -42,9 +47,17 @@ class Defect:
     typing: Literal["", "strong", "weak"] = ""
     precision: Literal["", "fp16", "bf16", "fp32", "int8"] = ""
     dynamic: bool = False
+    low: bool = False
+    inputs_over: int | None = None
 
-    def concerns(self, runtime: str, release: Release) -> bool:
-        """Whether a build by this runtime and release may have it: unknown ends count as having it."""
-        if runtime not in self.runtimes:
+    def is_about(self, target: Target) -> bool:
+        """Whether a build for a target may have it: unknown ends of its versions, and of a GPU, count as having it.
+
+        A target stands for every minor version of its release, so TensorRT 10 has what any 10.x has.
+        """
+        if target.runtime not in self.runtimes or (self.typing and self.typing != target.typing):
             return False
-        return (not self.since or release >= self.since) and (not self.until or release < self.until)
+        if self.platforms and target.platform not in ("any", *self.platforms):
+            return False
+        major = target.release
+        return (not self.since or major >= self.since[: len(major)]) and (not self.until or major < self.until)

@@ -10,6 +10,7 @@ from onnx import NodeProto, TensorProto
 
 from precision_planner.errors import ConversionError
 from precision_planner.operators import is_product
+from precision_planner.targets.refusals import Refusal
 
 Precision = Literal["fp16", "fp16+", "bf16", "fp32"]
 """fp16+: values and weights in FP16, and a product's sum promised in FP32; a node that sums nothing is in FP16."""
@@ -79,6 +80,7 @@ class TypingOptions:
       keep_as: how kept normalizations are kept where their `Decision` does not say.
       plugins: op type of a custom or plugin node -> its types; FP32 for those not named.
       loadable: keep in FP32 what onnxruntime or TensorRT refuses in the low type although its schema allows it.
+      refused: what the build target lacks besides.
     """
 
     precision: Precision = "fp16"
@@ -86,6 +88,7 @@ class TypingOptions:
     keep_as: KeepAs | None = None
     plugins: Mapping[str, PluginTypes] = field(default_factory=dict)
     loadable: bool = True
+    refused: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp16", "bf16"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -109,7 +110,7 @@ def _visit_operator(
         reason = state.frozen[scope.path]
     if any(_reads_sparse(state, scope, node.input[at]) for at in wide_in):
         reason = reason or "reads a sparse initializer"
-    variable, found = _variable(state, node, slots, decision, reason, bool(wide_out))
+    variable, found = _variable(state, scope, node, slots, decision, reason, bool(wide_out))
     follows: Req = ("variable", variable)
     settled: dict[str, Req] = {"follows": follows, "any": ANY, "wide": ("type", state.wide)}
     for at, mode in slots.inputs.items():
@@ -150,7 +151,7 @@ def _slots(
         return slots, {}, {}, f"its type is the call's attribute {given.ref_attr_name}"
     reason = ""
     if state.options.loadable and slots.allowed is not None:
-        slots = replace(slots, allowed=slots.allowed - lacks(node).keys())
+        slots = replace(slots, allowed=slots.allowed - _lacks(node, scope, state).keys())
     if slots.allowed is not None and 1 < opset_of(state.model.proto, scope, "") < BF16_CAST_OPSET:
         slots = replace(slots, allowed=slots.allowed - {TensorProto.BFLOAT16})
     if "follows" not in (*slots.inputs.values(), *slots.outputs.values()) and (
@@ -167,7 +168,13 @@ def _reads_sparse(state: State, scope: Scope, name: str) -> bool:
 
 
 def _variable(
-    state: State, node: onnx.NodeProto, slots: NodeSlots, decision: Decision | None, reason: str, makes_float: bool
+    state: State,
+    scope: Scope,
+    node: onnx.NodeProto,
+    slots: NodeSlots,
+    decision: Decision | None,
+    reason: str,
+    makes_float: bool,
 ) -> tuple[int, NodeState]:
     kind = slots.kind if makes_float or slots.kind != "moves" else "compares"
     variable = TypeVariable(kind, allowed=slots.allowed)
@@ -188,13 +195,18 @@ def _variable(
     elif kind == "fixed":
         variable.element = state.options.low
     if variable.element and variable.allowed is not None and variable.element not in variable.allowed | {state.wide}:
-        lack = lacks(node).get(variable.element) if state.options.loadable else None
+        lack = _lacks(node, scope, state).get(variable.element) if state.options.loadable else None
         variable.reason = found.forced = lack or f"{node.op_type} takes no {PRECISIONS[variable.element]} at this opset"
         variable.element, variable.forced, keep_as = state.wide, True, None
     found.keep_as = keep_as
     number = state.variables.add(variable)
     found.variable = number
     return number, found
+
+
+def _lacks(node: onnx.NodeProto, scope: Scope, state: State) -> Mapping[int, str]:
+    """What a node cannot have, by what every runtime lacks and the build target besides."""
+    return lacks(node, state.options.refused, opset_of(state.model.proto, scope, ""))
 
 
 def _keep_as(state: State, node: onnx.NodeProto, decision: Decision) -> str | None:

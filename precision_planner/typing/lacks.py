@@ -7,13 +7,16 @@ builder, where the FP32 original passes. onnxruntime casts around most operators
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import TensorProto
 
+from precision_planner.targets.refusals import Refusal
+
 _BOTH = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
 _BRAIN = frozenset({int(TensorProto.BFLOAT16)})
+_TYPES = {"fp16": int(TensorProto.FLOAT16), "bf16": int(TensorProto.BFLOAT16)}
 
 _REFUSED: Mapping[str, tuple[frozenset[int], str]] = {
     "BlackmanWindow": (_BOTH, "TensorRT's parser makes float alone"),
@@ -48,14 +51,25 @@ _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _SEQUENCE_LENS = 4
 
 
-def lacks(node: onnx.NodeProto) -> Mapping[int, str]:
+def lacks(node: onnx.NodeProto, refused: Iterable[Refusal] = (), opset: int = 0) -> Mapping[int, str]:
     """The 16-bit element types that a node cannot have, each with the reason.
 
     Args:
       node: of the default domain or any other; only the default domain has an answer.
+      refused: what the build target lacks besides.
+      opset: of the model, once it is converted.
     """
     if node.domain not in ("", "ai.onnx"):
         return {}
+    targets = {
+        _TYPES[refusal.precision]: f"{node.op_type}: {refusal.reason}"
+        for refusal in refused
+        if refusal.precision in _TYPES and refusal.is_about(node, opset)
+    }
+    return {**_lacks_everywhere(node), **targets}
+
+
+def _lacks_everywhere(node: onnx.NodeProto) -> Mapping[int, str]:
     if node.op_type in _RECURRENT and len(node.input) > _SEQUENCE_LENS and node.input[_SEQUENCE_LENS]:
         return dict.fromkeys(_BOTH, f"{node.op_type} with sequence_lens: TensorRT's parser mixes FP32 into it")
     reduction = next((given.s for given in node.attribute if given.name == "reduction"), b"none")

@@ -128,7 +128,7 @@ def test_a_planned_graph_is_right_as_the_parser_writes_it_out(name: str, target:
     model, batch = source(name)
     right = evaluate(model, batch, set())
     written_out = set(in_half(get_target(target).lowering))
-    planned = pp.plan(model, target=target, inputs=batch, verify=False)
+    planned = pp.plan(model, target=target, inputs=batch)
     typed = planned.model.to_proto()
     got = evaluate(typed, batch, written_out)
     assert error(right, got) < 3e-3
@@ -149,7 +149,7 @@ def test_blindly_converted_they_are_not(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_weak_plan_constrains_or_rewrites_what_is_written_out(name: str, target: str) -> None:
     model, batch = source(name)
-    planned = pp.plan(model, target=target, inputs=batch, verify=False)
+    planned = pp.plan(model, target=target, inputs=batch)
     assert planned.plan.predicted["y"]["rel_l2"] < 3e-3
     held = {output for constraint in planned.plan.constraints for output in constraint.outputs}
     written_out = in_half(get_target(target).lowering)
@@ -167,7 +167,7 @@ def test_what_its_kernels_hold_in_fp32_is_not_kept() -> None:
     batch = {"x": np.full((4, 64), 400, np.float32)}
     found = {}
     for target in ("tensorrt-10-strong", "tensorrt-11"):
-        planned = pp.plan(chain, target=target, inputs=batch, verify=False, disable=("RG001",))
+        planned = pp.plan(chain, target=target, inputs=batch, disable=("RG001",))
         found[target] = planned.plan.predicted["y"]["rel_l2"]
     assert found["tensorrt-10-strong"] < 1e-3
     assert found["tensorrt-11"] is None or not found["tensorrt-11"] < 1

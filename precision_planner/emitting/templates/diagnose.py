@@ -98,6 +98,7 @@ def diagnose(fp32_model=None, builds=16):
         return (
             "diagnose: BUILDER DEFECT (or parser): the FP32 engine without TF32 is wrong too, so the precision is "
             "not the cause. Report model, inputs and TensorRT version; another optimization level may avoid it"
+            + known_defects(build.PLAN)
         )
     say("FP32 is right; observing the plan's engine ...")
     _, observed_low = _run(build, None)
@@ -130,7 +131,18 @@ def diagnose(fp32_model=None, builds=16):
         "diagnose: BUILDER DEFECT: FP32 is right, and so is the planned precision once the fusion around %s is "
         "broken%s. Marking it as an output is a workaround; report model, inputs and TensorRT version"
         % (", ".join(part[:4]), "" if finished else " (the budget of builds ended the search early)")
-    )
+    ) + known_defects(build.PLAN)
+
+
+def known_defects(plan):
+    """What the plan knows of defects that others met in such models, as further lines."""
+    lines, seen = [], set()
+    for entry in plan.get("known_defects") or []:
+        if entry["key"] not in seen:
+            seen.add(entry["key"])
+            near = " -> ".join(entry["nodes"])
+            lines.append("known: %s, near %s; %s (%s)" % (entry["title"], near, entry["breaker"], entry["reference"]))
+    return "".join("\ndiagnose: " + line for line in lines)
 
 
 def say(text):

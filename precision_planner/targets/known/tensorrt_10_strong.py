@@ -1,5 +1,6 @@
 """TensorRT 10 with its strongly typed flag. Measured on an H200 with 10.6."""
 
+from precision_planner.targets.known import _defects, _refused
 from precision_planner.targets.known import _tensorrt_10 as family
 from precision_planner.targets.target import Attention, Islands, Sandwich, Target, Warnings, Words
 
@@ -20,6 +21,8 @@ TARGET = Target(
     warnings=Warnings(layernorm=True),
     margin=1.4,
     lowering=family.LOWERING,
+    refused=_refused.TENSORRT_10,
+    defects=_defects.TENSORRT,
     sources={
         "bf16_opset": family.BF16,
         "bf16_kernels": "TensorRT 10's support matrix; refused has what lacks them",

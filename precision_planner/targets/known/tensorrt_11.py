@@ -1,5 +1,6 @@
 """TensorRT 11: strongly typed only."""
 
+from precision_planner.targets.known import _defects, _refused
 from precision_planner.targets.known import _tensorrt_rtx as family
 from precision_planner.targets.target import Target, Words
 
@@ -20,5 +21,7 @@ TARGET = Target(
     attention=family.ATTENTION,
     margin=1.4,
     lowering=family.LOWERING,
+    refused=_refused.TENSORRT_11,
+    defects=_defects.TENSORRT,
     sources=family.SOURCES,
 )

@@ -1,5 +1,6 @@
 """TensorRT 8.6: weakly typed, no BF16. Measured on an H200 and an H100 with 8.6.0."""
 
+from precision_planner.targets.known import _defects, _refused
 from precision_planner.targets.lowering import Lowering
 from precision_planner.targets.target import Attention, Target, Warnings, Words
 
@@ -32,6 +33,8 @@ TARGET = Target(
         Lowering("LogSoftmax", "softmax_log", "low", f"{_IMPORTERS}; whether one kernel holds both is not known"),
         Lowering("CumSum", "running_sum", "low", f"{_IMPORTERS}, as a loop"),
     ),
+    refused=_refused.TENSORRT_8_6,
+    defects=_defects.TENSORRT,
     sources={
         "bf16_opset": "BF16 came with TensorRT 9.0",
         "bf16_kernels": "BF16 came with TensorRT 9.0",

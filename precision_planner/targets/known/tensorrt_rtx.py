@@ -1,5 +1,6 @@
 """TensorRT-RTX: strongly typed, the parser of TensorRT 11, and a builder that needs no GPU."""
 
+from precision_planner.targets.known import _defects, _refused
 from precision_planner.targets.known import _tensorrt_rtx as family
 from precision_planner.targets.target import Target, Words
 
@@ -19,5 +20,7 @@ TARGET = Target(
     attention=family.ATTENTION,
     margin=1.4,
     lowering=family.LOWERING,
+    refused=_refused.TENSORRT_11,
+    defects=_defects.TENSORRT,
     sources=family.SOURCES,
 )
