@@ -26,9 +26,10 @@ _MOST = 30
 def command(recipe: str, model: str | None, version_: str, target: str, json_path: str | None) -> int:
     r"""Turn a weakly typed recipe into its strongly typed equivalent.
 
-    The recipe is a trtexec or polygraphy command line in quotes, a file that holds one, or a Polygraphy network
-    script, which is read and never run. With the model at hand, every constraint that matched nothing before is
-    reported.
+    The recipe is a trtexec, polygraphy or `yolo export` command line in quotes, a file that holds one, a builder's
+    script in Python (Polygraphy, TensorRT's own interface, onnxruntime's TensorRT provider, torch_tensorrt) or C++, or
+    a Triton config.pbtxt; it is read and never run. With the model at hand, every constraint that matched nothing
+    before is reported, and offered as a comment.
     """
     from precision_planner.cli.console import stdout_console, write_result
     from precision_planner.emitting.migrate import migrate, read_recipe
@@ -58,6 +59,8 @@ def render(console: Console, result: Migration) -> None:
     for command_, why in result.commands:
         console.print(f"# {why}", soft_wrap=True)
         console.print(command_, soft_wrap=True)
+    for option, reason in result.offered:
+        console.print(f"#   {option}   # had no effect before: {reason}", soft_wrap=True, markup=False)
     if result.alternative:
         console.print("\n# or, with a prediction and a folder that builds anywhere:")
         for command_, _ in result.alternative:

@@ -305,7 +305,7 @@ class TestScript:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("make all", "holds no trtexec or polygraphy command"),
+        ("make all", "holds no trtexec, polygraphy or yolo command"),
         ("gone.py", "no such file"),
         ("trtexec --onnx=m.onnx --layerPrecisions=a", "cannot be read; write LAYER:fp32"),
         ("trtexec --onnx=m.onnx --minShapes=x", "cannot be read; write NAME:1x3"),

@@ -1,4 +1,4 @@
-"""Tell which tool a recipe is for, and read it: a command line, a shell script that holds one, a Polygraphy script."""
+"""Tell which tool a recipe is for, and read it: a command line, a shell script that holds one, a builder's script."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 from precision_planner.emitting.migrate.commands import read_polygraphy, read_trtexec
+from precision_planner.emitting.migrate.cpp import SUFFIXES, read_cpp
+from precision_planner.emitting.migrate.others import read_triton, read_yolo
 from precision_planner.emitting.migrate.recipe import Recipe
 from precision_planner.emitting.migrate.script import read_script
 from precision_planner.errors import EngineError
@@ -16,8 +18,8 @@ def read_recipe(text: str) -> Recipe:
     """Read a recipe.
 
     Args:
-      text: a trtexec or polygraphy command line, or the path of a Polygraphy script (.py) or of a file with such a
-        command line.
+      text: a trtexec, polygraphy or `yolo export` command line, or the path of a builder's script (Python or C++), of
+        a Triton config.pbtxt, or of a file with such a command line.
 
     Raises:
       EngineError: it is none of these, or cannot be read.
@@ -30,9 +32,13 @@ def read_recipe(text: str) -> Recipe:
             raise EngineError(f"{path} is not text; give a trtexec command line, or a Polygraphy script") from None
         if path.suffix == ".py":
             return read_script(content, str(path))
+        if path.suffix in SUFFIXES:
+            return read_cpp(content, str(path))
+        if path.suffix == ".pbtxt":
+            return read_triton(content, str(path))
         return _read_commands(content, str(path))
-    if path is not None and path.suffix == ".py" and " " not in text.strip():
-        raise EngineError(f"{text}: no such file; give a Polygraphy script or a command line in quotes")
+    if path is not None and path.suffix in (".py", ".pbtxt", *SUFFIXES) and " " not in text.strip():
+        raise EngineError(f"{text}: no such file; give a builder's script or a command line in quotes")
     return _read_commands(text, "the recipe")
 
 
@@ -56,11 +62,15 @@ def _read_commands(text: str, source: str) -> Recipe:
             program = Path(word).name.lower()
             if program in ("trtexec", "trtexec.exe", "tensorrt_rtx"):
                 return read_trtexec(words[position + 1 :])
+            if program == "yolo":
+                return read_yolo(words[position + 1 :])
             if program == "polygraphy":
                 return _with_scripts(read_polygraphy(words[position + 1 :]))
         if words and words[0].startswith("--onnx"):
             return read_trtexec(words)
-    raise EngineError(f'{source} holds no trtexec or polygraphy command; write planner migrate "trtexec --onnx=..."')
+    raise EngineError(
+        f'{source} holds no trtexec, polygraphy or yolo command; write planner migrate "trtexec --onnx=..."'
+    )
 
 
 def _with_scripts(recipe: Recipe) -> Recipe:

@@ -1,4 +1,7 @@
-"""Constraints in a Polygraphy network script, read from its syntax tree; the script is never executed.
+"""A builder in Python, read from its syntax tree; the script is never executed.
+
+A Polygraphy network script, or one against NVIDIA's own interface: there TF32 is on unless its flag is cleared. One
+that has onnxruntime (`trt_fp16_enable`) or torch_tensorrt (`enabled_precisions`) build in half is read too.
 
 Read are assignments to `layer.precision` and calls of `layer.set_output_type`, under the conditions around them; the
 builder flags and the arguments of `CreateConfig`; the model of `NetworkFromOnnxPath`. A condition that cannot be read
@@ -8,8 +11,9 @@ is reported with its line, and its constraint is left to the user: nothing is gu
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from precision_planner._reading import parse_python
@@ -35,6 +39,10 @@ class _Reading:
     strong: bool = False
     tf32: bool = False
     calibration: str = ""
+    engine: str = ""
+    plain: bool = False
+    opened: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def read_script(source: str, name: str) -> Recipe:
@@ -48,16 +56,27 @@ def read_script(source: str, name: str) -> Recipe:
     except SyntaxError as error:
         raise EngineError(f"{name}:{error.lineno}: not Python ({error.msg}); give a Polygraphy script") from None
     state = _Reading(_constants(tree), set(), [], [], {}, {})
+    # TensorRT's own configuration has TF32 on; Polygraphy's CreateConfig switches it off unless asked
+    state.plain = any(
+        isinstance(node, ast.Attribute) and node.attr == "create_builder_config" for node in ast.walk(tree)
+    )
+    state.tf32 = state.plain
     _statements(tree.body, (), state)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             _call(node, state)
+            _foreign(node, state)
+        elif isinstance(node, ast.Assign):
+            _setting(node, state)
+        elif isinstance(node, ast.Dict):
+            _provider_options(node, state)
     if not (state.constraints or state.low or state.model or state.strong or state.unknown):
         raise EngineError(f"{name} sets no precision, output type or builder flag; nothing to migrate")
     return Recipe(
         tool="script",
         text=name,
-        model=state.model,
+        model=state.model or state.opened,
+        engine=state.engine,
         low=frozenset(state.low),
         mode=state.mode,
         constraints=merged(state.constraints),
@@ -67,6 +86,7 @@ def read_script(source: str, name: str) -> Recipe:
         calibration=state.calibration,
         settings=state.settings,
         unknown=tuple(state.unknown),
+        notes=tuple(dict.fromkeys(state.notes)),
     )
 
 
@@ -113,8 +133,8 @@ def _leaves(body: list[ast.stmt]) -> bool:
 
 
 def _bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
-    for field in ("body", "orelse", "finalbody"):
-        inner = getattr(statement, field, None)
+    for part in ("body", "orelse", "finalbody"):
+        inner = getattr(statement, part, None)
         if isinstance(inner, list) and inner and isinstance(inner[0], ast.stmt):
             yield inner
     for handler in getattr(statement, "handlers", ()):
@@ -184,6 +204,28 @@ def _call(node: ast.Call, state: _Reading) -> None:
             state.mode = "obey"
         elif flag == "prefer_precision_constraints":
             state.mode = "prefer"
+    elif name == "clear_flag" and node.args:
+        flag = ast.unparse(node.args[0]).rpartition(".")[2].lower()
+        state.tf32 = state.tf32 and flag != "tf32"
+    elif name == "set_memory_pool_limit" and len(node.args) == 2:
+        size = _number(node.args[1], state.constants)
+        if ast.unparse(node.args[0]).endswith("WORKSPACE") and size is not None:
+            state.settings["workspace_bytes"] = size
+    elif name in ("parse_from_file", "InferenceSession") and node.args:
+        path = _literal(node.args[0], state.constants)
+        state.model = state.model or (path if isinstance(path, str) else "")
+    elif name == "open" and node.args:
+        path = _literal(node.args[0], state.constants)
+        if isinstance(path, str) and path.endswith(".onnx"):
+            state.opened = path
+        elif isinstance(path, str) and path.endswith((".engine", ".plan", ".trt")):
+            state.engine = path
+    elif name == "create_network" and node.args and "STRONGLY_TYPED" in ast.unparse(node.args[0]):
+        state.strong = True
+    elif name == "set_shape" and len(node.args) == 4:
+        tensor, *shapes = (_literal(argument, state.constants) for argument in node.args)
+        if isinstance(tensor, str) and all(isinstance(shape, (tuple, list)) for shape in shapes):
+            state.profiles[tensor] = {kind: tuple(s) for kind, s in zip(("min", "opt", "max"), shapes, strict=True)}
     elif name in ("CreateConfig", "create_config"):
         state.low |= {flag for flag in _LOW if given.get(flag) is True}
         state.tf32 = state.tf32 or given.get("tf32") is True
@@ -206,6 +248,83 @@ def _call(node: ast.Call, state: _Reading) -> None:
     elif name == "Calibrator" and isinstance(given.get("cache"), str):
         state.calibration = str(given["cache"])
         state.low.add("int8")
+
+
+def _setting(node: ast.Assign, state: _Reading) -> None:
+    """`config.builder_optimization_level = 5`, `config.max_workspace_size = 1 << 30`."""
+    for target in node.targets:
+        if not isinstance(target, ast.Attribute):
+            continue
+        number = _number(node.value, state.constants)
+        if number is not None and target.attr == "builder_optimization_level":
+            state.settings["optimization_level"] = number
+        elif number is not None and target.attr == "max_workspace_size":
+            state.settings["workspace_bytes"] = number
+
+
+def _provider_options(node: ast.Dict, state: _Reading) -> None:
+    """onnxruntime's TensorRT provider: {"trt_fp16_enable": True, ...}."""
+    given = {
+        str(key.value): _literal(value, state.constants)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant)
+    }
+    on = (True, 1, "1", "True", "true")
+    found = {kind for kind in ("fp16", "bf16", "int8") if given.get(f"trt_{kind}_enable") in on}
+    if not found:
+        return
+    state.low |= found
+    state.tf32 = True  # the provider's builder keeps TensorRT's default
+    size = given.get("trt_max_workspace_size")
+    if isinstance(size, int):
+        state.settings["workspace_bytes"] = size
+    state.notes.append(
+        "onnxruntime's TensorRT provider builds the typed model as it is: give it that file and leave "
+        "trt_fp16_enable out, or the builder rounds what the graph keeps"
+    )
+
+
+def _foreign(node: ast.Call, state: _Reading) -> None:
+    """torch_tensorrt's enabled_precisions, ultralytics' export(half=True)."""
+    given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+    if "enabled_precisions" in given:
+        text = ast.unparse(given["enabled_precisions"])
+        state.low |= {kind for word, kind in _TORCH.items() if re.search(rf"\b{word}\b", text)}
+        state.tf32 = True
+        state.notes.append(
+            "torch_tensorrt's enabled_precisions is weak typing: export the module with torch.onnx.export(..., "
+            "dynamo=True) and build from the typed ONNX file, or give use_explicit_typing=True a module with types"
+        )
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+    half = given.get("half")
+    if name == "export" and isinstance(half, ast.Constant) and half.value is True:
+        state.low.add("fp16")
+        state.notes.append(
+            'export(format="engine", half=True) rounds unchecked: export(format="onnx") in FP32, and decide afterwards'
+        )
+
+
+_TORCH = {"half": "fp16", "float16": "fp16", "bfloat16": "bf16", "int8": "int8"}
+
+
+def _number(node: ast.expr, constants: dict[str, Any]) -> int | None:
+    """`1 << 30`, `4 * 1024**3`, a name bound to a number."""
+    if isinstance(node, ast.BinOp):
+        left, right = _number(node.left, constants), _number(node.right, constants)
+        if left is None or right is None:
+            return None
+        match node.op:
+            case ast.LShift():
+                return left << right if 0 <= right < 64 else None
+            case ast.Mult():
+                return left * right
+            case ast.Pow():
+                return int(left**right) if 0 <= right < 64 else None
+        return None
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "int" and len(node.args) == 1:
+        return _number(node.args[0], constants)
+    value = _literal(node, constants)
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _literal(node: ast.expr, constants: dict[str, Any]) -> Any:

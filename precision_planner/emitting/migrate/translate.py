@@ -59,6 +59,23 @@ class Migration:
     notes: tuple[str, ...]
 
     @property
+    def offered(self) -> tuple[tuple[str, str], ...]:
+        """What had no effect before, as options that could be added: (option, why it had none)."""
+        found = []
+        for outcome in self.unmatched:
+            option = {"fp32": "--keep-fp32", "bf16": "--keep-bf16"}.get(outcome.constraint.wanted, "")
+            if not option or outcome.nodes:
+                continue
+            names: list[str] = []
+            patterns: list[str] = []
+            for by, values in [outcome.constraint.simple] if outcome.constraint.simple else ():
+                for value in values:
+                    _add_selector(by, value, names, patterns)
+            selectors = [*([",".join(names)] if names else []), *patterns]
+            found += [(shlex.join((option, selector)), outcome.reason) for selector in selectors]
+        return tuple(dict.fromkeys(found))
+
+    @property
     def unmatched(self) -> tuple[ConstraintOutcome, ...]:
         """Constraints that had no effect before."""
         return tuple(outcome for outcome in self.outcomes if outcome.applied is False)
@@ -83,6 +100,7 @@ class Migration:
                 for outcome in self.outcomes
             ],
             "unmatched": len(self.unmatched),
+            "offered": [{"option": option, "reason": reason} for option, reason in self.offered],
             "ignored": list(self.recipe.ignored),
             "unknown": list(self.recipe.unknown),
             "notes": list(self.notes),
@@ -108,7 +126,7 @@ def migrate(
     flags = _selection_flags(recipe, outcomes, low, notes)
     if recipe.io_formats:
         flags += _io_flags(recipe, notes)
-    commands: list[tuple[str, str]] = []
+    commands: list[tuple[str, str]] = list(recipe.settings.get("before", ()))
     quantized = bool(recipe.low & _QUANTIZED or recipe.best) and not _has_qdq(model)
     source = where
     if recipe.low & _QUANTIZED and quantized:
