@@ -363,8 +363,10 @@ class _Writer:
             return
         attribute = row_of(node).type_attribute
         is_named = attribute != "" and named(node, attribute) is not None
-        # Bernoulli, EyeLike, RandomNormalLike, RandomUniformLike: without it the output is of the input's type
-        like = None if row_of(node).converts else self.assignment.reads.get((identity, 0))
+        # Bernoulli, EyeLike, RandomNormalLike, RandomUniformLike: without it the output is of the input's type, and a
+        # DequantizeLinear's of the scale's
+        source = 1 if row_of(node).quantizes else 0
+        like = None if row_of(node).converts else self.assignment.reads.get((identity, source))
         if element == self.assignment.wide:
             if attribute and not is_named and like is not None and like != element:
                 _set_int(node, attribute, element)

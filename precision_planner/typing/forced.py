@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, NodeId, Scope, dense_nbytes
 from precision_planner.operators import GEMMS, Product, carries, is_control, is_conversion, is_product, is_sum, row_of
-from precision_planner.typing.elements import Elements, function_of
+from precision_planner.typing.elements import Elements, function_of, opset_of
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -19,6 +19,9 @@ CAST_NAME = re.compile(r"__cast_(fp16|bf16|fp32|fp64)(_\d+)?$")
 
 WEIGHT_BYTES = 16384
 """A matrix product with a constant of this size is a layer, not a table that a mixed model computes aside."""
+
+_HALF_SCALES_OPSET = 19
+"""Below it DequantizeLinear takes float scales alone."""
 
 _PRODUCTS: frozenset[Product] = GEMMS | {"recurrent"}
 
@@ -45,9 +48,49 @@ def integer_products(index: GraphIndex) -> dict[NodeId, str]:
             for use in scope.consumers(node.output[1]):
                 if scope.nodes[use.position].op_type == "Mul":
                     found[index.node_id(scope, use.position)] = "a quantization scale"
-        elif row_of(node).quantizes:
+        elif row_of(node).quantizes and not is_weight_only(index, scope, node):
             found[index.node_id(scope, position)] = "quantized part, left as it is"
     return found
+
+
+def is_weight_only(index: GraphIndex, scope: Scope, node: onnx.NodeProto) -> bool:
+    """Whether a node gives products their weights, quantized, while what they are multiplied with is not.
+
+    With scales in half, builders make one kernel of it and the product, which reads INT4 or INT8; with FP32 scales and
+    a Cast behind it, the weight is written out in half on every run (seen in TensorRT-RTX's layers).
+    """
+    if node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
+        return False
+    if opset_of(index.proto, scope, "") < _HALF_SCALES_OPSET:
+        return False
+    if not all(_constant(index, scope, name) for name in node.input if name):
+        return False
+    work, readers = [(scope, node.output[0])], 0
+    while work:
+        at, value = work.pop()
+        if at.is_output(value) or value in at.captures or value in at.body_outputs:
+            return False
+        for use in at.consumers(value):
+            reader = at.nodes[use.position]
+            if carries(reader, use.slot) and not is_conversion(reader):
+                work += [(at, output) for output in reader.output if output]
+                continue
+            others = [name for slot, name in enumerate(reader.input[:2]) if slot != use.slot]
+            made = [at.producer_node(name) for name in others if name]
+            if not is_product(reader, GEMMS) or any(maker is not None and row_of(maker).quantizes for maker in made):
+                return False
+            readers += 1
+    return readers > 0
+
+
+def _constant(index: GraphIndex, scope: Scope, name: str) -> bool:
+    holder = index.resolve(scope, name)
+    if holder is None:
+        return False
+    if name in holder.initializers:
+        return not (holder.kind == "main" and holder.is_overridable(name))
+    maker = holder.producer_node(name)
+    return maker is not None and maker.op_type == "Constant"
 
 
 def deliberate_islands(index: GraphIndex, elements: Elements, wide: int) -> dict[NodeId, str]:
