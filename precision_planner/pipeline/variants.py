@@ -14,7 +14,7 @@ from precision_planner.pipeline.request import Aim, Request, sequence
 from precision_planner.planning.decide import Choice, decide
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rules import Evidence
-from precision_planner.transforms.repairs import REPAIRS
+from precision_planner.transforms.repairs import OPTIONAL_REPAIRS
 
 __all__ = ["Draft", "Variant", "as_given", "draft", "without_repairs"]
 
@@ -112,11 +112,11 @@ def kept_by_user(model: Model, options: Mapping[str, Any]) -> frozenset[NodeId]:
 
 
 def without_repairs(drafted: Draft) -> list[Variant]:
-    """The variants that leave out what a draft repairs: all of it, and the rescaling alone where there is more."""
-    if not drafted.repairs:
+    """The variants that leave out repairs of a draft: all that may be, and the rescaling alone where there is more."""
+    if not drafted.repairs & OPTIONAL_REPAIRS:
         return []
     variant = drafted.variant
-    found = [replace(variant, without=variant.without | frozenset(REPAIRS))]
+    found = [replace(variant, without=variant.without | OPTIONAL_REPAIRS)]
     if RESCALE in drafted.repairs and len(drafted.repairs) > 1:
         found.insert(0, replace(variant, without=variant.without | {RESCALE}))
     return found
@@ -124,4 +124,4 @@ def without_repairs(drafted: Draft) -> list[Variant]:
 
 def as_given(variant: Variant) -> Variant:
     """The model as it is: nothing repaired, nothing fused."""
-    return replace(variant, without=variant.without | frozenset(REPAIRS), fuse=())
+    return replace(variant, without=variant.without | OPTIONAL_REPAIRS, fuse=())

@@ -157,6 +157,18 @@ def test_a_weak_plan_constrains_or_rewrites_what_is_written_out(name: str, targe
         assert node.op_type not in written_out or node.output[0] in held
 
 
+@pytest.mark.parametrize("tolerance", [None, {"y:max_abs": 0.5}])
+@pytest.mark.parametrize("target", [*STRONG, "tensorrt-8.6", "tensorrt-10"])
+def test_a_log_sum_exp_is_shifted_whatever_the_simulation_of_the_graph_says(target: str, tolerance) -> None:
+    """In FP32 it looks right, and is inf on the device past 88, over every axis where the axes are an input."""
+    text = '<ir_version: 9, opset_import: ["": 18]> g (float[2,97] x) => (float[2,1] y) <int64[1] last = {1}> '
+    model = parser.parse_model(text + "{ y = ReduceLogSumExp(x, last) }")
+    x = (np.random.default_rng(0).normal(size=(2, 97)) * 2 + 200).astype(np.float32)
+    planned = pp.plan(model, target=target, inputs={"x": x}, tolerance=tolerance)
+    assert "ReduceLogSumExp" not in {node.op_type for node in planned.model.to_proto().graph.node}
+    assert planned.plan.predicted["y"]["max_abs"] < 0.2
+
+
 def test_what_its_kernels_hold_in_fp32_is_not_kept() -> None:
     """ReduceL2 on 10.6 and in TensorRT-RTX, chains of pointwise operators on 10.6."""
     model, batch = source("ScaleNorm")

@@ -2,6 +2,7 @@
 
 from precision_planner.transforms.repairs.edit import Edit, Site
 from precision_planner.transforms.repairs.registry import (
+    OPTIONAL_REPAIRS,
     REPAIRS,
     Repair,
     RepairRequest,
@@ -9,4 +10,4 @@ from precision_planner.transforms.repairs.registry import (
     apply_repairs,
 )
 
-__all__ = ["REPAIRS", "Edit", "Repair", "RepairRequest", "RepairResult", "Site", "apply_repairs"]
+__all__ = ["OPTIONAL_REPAIRS", "REPAIRS", "Edit", "Repair", "RepairRequest", "RepairResult", "Site", "apply_repairs"]

@@ -29,7 +29,7 @@ from precision_planner.transforms.repairs.edit import Edit, Site, apply_edit, to
 if TYPE_CHECKING:
     from precision_planner.patterns import Match
 
-__all__ = ["REPAIRS", "Repair", "RepairRequest", "RepairResult", "apply_repairs"]
+__all__ = ["OPTIONAL_REPAIRS", "REPAIRS", "Repair", "RepairRequest", "RepairResult", "apply_repairs"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Repair:
       exact: in which sense the FP32 function is unchanged.
       plan: what is to change, or why nothing is.
       parameters: name -> default; all are numbers.
+      for_parser: what it cures is a parser's doing, which no simulation of the graph shows: a plan is never tried
+        without it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Repair:
     exact: str
     plan: Callable[[Site], Edit | str]
     parameters: Mapping[str, float] = field(default_factory=dict)
+    for_parser: bool = False
 
 
 REPAIRS: dict[str, Repair] = {
@@ -100,6 +103,7 @@ REPAIRS: dict[str, Repair] = {
             "Write ReduceLogSumExp as log(sum(exp(x - max))) + max.",
             "within rounding; finite where exp(x) overflows",
             shift_logsumexp.plan,
+            for_parser=True,
         ),
         Repair(
             "divide_first",
@@ -155,6 +159,10 @@ REPAIRS: dict[str, Repair] = {
     )
 }
 """Name -> repair."""
+
+
+OPTIONAL_REPAIRS = frozenset(name for name, repair in REPAIRS.items() if not repair.for_parser)
+"""Those that a plan is tried without."""
 
 
 @dataclass(frozen=True)
