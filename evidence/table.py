@@ -62,18 +62,14 @@ def milliseconds(record: Record) -> float | None:
 
 def islands() -> None:
     """Which FP32 islands keep weights of 1e-8 and 1e5."""
-    rows = [
-        (
-            r["case"],
-            "kept" if r["measured"]["kept"] else "lost",
-            r["measured"]["tiny"],
-            r["measured"]["huge"],
-            r["measured"]["usual"],
-        )
-        for r in records("islands")
-        if "measured" in r
-    ]
-    show("FP32 islands between Casts, strongly typed", ("island", "weights", "error at 1e-8", "at 1e5", "others"), rows)
+
+    def rows(section: str) -> list[tuple[object, ...]]:
+        measured = [(r["case"], r["measured"]) for r in records(section) if "measured" in r]
+        return [(name, "kept" if m["kept"] else "lost", m["tiny"], m["huge"], m["usual"]) for name, m in measured]
+
+    head = ("island", "weights", "error at 1e-8", "at 1e5", "others")
+    show("FP32 islands between Casts, strongly typed", head, rows("islands"))
+    show("FP32 layers between half ones, weakly typed, obeyed", head, rows("weak_islands"))
 
 
 def timed(section: str, title: str) -> Callable[[], None]:

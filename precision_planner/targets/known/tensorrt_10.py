@@ -31,7 +31,8 @@ TARGET = Target(
         "chains": family.CHAINS,
         "weights": "taken from 8.6, whose conversion weak typing shares",
         "islands": "10.6 on an H200: a MatMul or Gemm obeying FP32, its output too, between half layers is a half "
-        "kernel f16f16_f16f32_f32 of half weights; a Conv is an FP32 kernel (evidence/tensorrt106, weak)",
+        "kernel f16f16_f16f32_f32 of half weights, whatever else is FP32 beside it (a bias, an Add of zero); a Conv is "
+        "an FP32 kernel (evidence/tensorrt106, weak and weak_islands)",
         "sandwich": "10.6 on an H200: a MatMul or Gemm obeying FP32 with half outputs takes f16f16_f16f32_f32 (2e-4) "
         "at 1.002 of the time, attention stays mha_v2 at 1.02; a Conv so held finds no engine (evidence/tensorrt106)",
         "attention": "10.6 on an H200: kernels mha_v1 and mha_v2",
