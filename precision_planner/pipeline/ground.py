@@ -21,6 +21,7 @@ from precision_planner.patterns.selecting import pattern_kinds
 from precision_planner.pipeline.request import Request
 from precision_planner.rewriting.attention import verified_attention
 from precision_planner.rewriting.surgery import run_surgery
+from precision_planner.transforms.fold_constants import fold_constants
 from precision_planner.transforms.single import to_single
 
 __all__ = ["MAX_BATCHES", "MAX_GOLDEN", "Ground", "golden_cases", "lay_ground"]
@@ -88,7 +89,7 @@ def lay_ground(source: Model | Any, request: Request, inputs: Any, surgery: str 
     check_detections(aim.bounds, find_evidence(model).evidence.is_detector)
     if request.searches and model.proto.functions:
         model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
-    model = to_single(model)
+    model = fold_constants(to_single(model)).model
     data = load_inputs(inputs, model)
     answered, obstacle = _answers_or_obstacle(model, data)
     if obstacle and aim.bounds:

@@ -32,6 +32,7 @@ from precision_planner.rewriting.weights import check_policy
 from precision_planner.targets.refusals import Refusal
 from precision_planner.targets.target import Islands
 from precision_planner.transforms import FusionResult, fuse, fuse_verified, raise_opset
+from precision_planner.transforms.fold_constants import Folded, fold_constants
 from precision_planner.transforms.plugin_layernorm import apply_plugin_layernorm
 from precision_planner.typing import (
     Decision,
@@ -202,6 +203,8 @@ class _Rewrite:
         loaded = self.source
         if self.surgery:
             self.source = run_surgery(self.source, self.surgery)
+        folded = fold_constants(self.source) if options is not None else Folded(self.source)
+        self.source = folded.model
         attentions = self._attentions()
         self.source = attentions.model
         index = GraphIndex(self.source.proto)
@@ -210,6 +213,8 @@ class _Rewrite:
         matches = find_patterns(self.source, index=index, types=types, kinds=kinds) if kinds else []
         guards, reasons = self._safeguards(index, types)
         reasons += [*attentions.notes, *unwritten(self.kinds)]
+        if folded.values:
+            reasons = [f"computed from constants in FP32: {', '.join(folded.values)}", *reasons]
         decisions = guards | self._decisions(index, matches)
         before_fusion = time.perf_counter()
         fusion = self._fuse(index, matches)
