@@ -11,10 +11,10 @@ from onnx import TensorProto
 
 from precision_planner.model import Scope
 from precision_planner.operators import is_control, named, op_types, row_of
+from precision_planner.targets.lacks import lacks
 from precision_planner.typing.control import gather_call, gather_control
 from precision_planner.typing.decisions import ELEMENT_TYPES, PRECISIONS, Decision
 from precision_planner.typing.elements import function_of, opset_of
-from precision_planner.typing.lacks import lacks
 from precision_planner.typing.node_slots import NodeSlots, classify, plugin_slots
 from precision_planner.typing.state import ANY, NodeState, Req, State
 from precision_planner.typing.type_variables import TypeVariable

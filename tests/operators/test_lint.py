@@ -20,9 +20,6 @@ STANDALONE = "emitting/templates"
 """Runs on the device without us; test_templates_say_what_the_rows_say holds its list to the rows."""
 MANY = 3
 
-TO_DO: frozenset[str] = frozenset(["typing/lacks.py"])
-"""Files that still have lists of their own; the test fails for one that has none any more."""
-
 
 def operator_lists(tree: ast.AST) -> Iterator[tuple[int, list[str]]]:
     """(line, names) of every literal that lists operators."""
@@ -64,13 +61,7 @@ def found_lists() -> dict[str, list[tuple[int, list[str]]]]:
 
 def test_nothing_lists_operators_but_their_rows() -> None:
     found = found_lists()
-    for name in TO_DO:
-        found.pop(name, None)
     assert not found, "ask precision_planner.operators instead (a column of the row, or a question)"
-
-
-def test_the_files_to_do_have_lists_still() -> None:
-    assert found_lists().keys() >= TO_DO
 
 
 def test_lists_are_seen() -> None:
