@@ -13,9 +13,12 @@ from precision_planner.calibration.ranges import Accumulator, ActivationRange
 from precision_planner.errors import CalibrationError, InputsError, ModelError
 from precision_planner.model import GraphIndex, Model, display_name
 from precision_planner.model.blocks import BlockChain, fetchable
+from precision_planner.model.flow import Flow
+from precision_planner.model.index import Scope
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.operators import row_of
+from precision_planner.transforms.repairs.finite_mask import mask_refusal
 
 ValueKey = tuple[tuple[str, ...], str]
 
@@ -92,6 +95,7 @@ class _Gathered:
         self._synthesised = synthesised
         self._index = GraphIndex(model.proto)
         self._model = model
+        self._flow = Flow(self._index)
         self._found: dict[str, Accumulator] = {}
         self._squares: dict[str, tuple[str, Accumulator]] = {}
         self._norms: dict[str, list[_Norm]] = {}
@@ -113,12 +117,27 @@ class _Gathered:
         self._first, self._shown = "", False
         for name, value in batch.items():
             if _is_float(value):
-                if not np.isfinite(value.astype(np.float32)).all():
+                wide = value.astype(np.float32)
+                if not np.isfinite(wide).all():
+                    if self._is_mask(name, wide):
+                        self._marked.add(name)
+                        self._count(name, np.where(np.isfinite(wide), wide, np.float32(0)))
+                        continue
                     raise CalibrationError(
                         f"input '{name}' ({label}) holds NaN or infinity; give finite inputs, which ranges can be "
                         "measured on"
                     )
                 self._count(name, value)
+
+    def _is_mask(self, name: str, value: np.ndarray) -> bool:
+        """Whether all that is not finite in an input is -inf, and all that it does is to mask a softmax."""
+        odd = value[~np.isfinite(value)]
+        if not (np.isinf(odd) & (odd < 0)).all():
+            return False
+        return not mask_refusal(self._flow, self._index.main, name, self._constant)
+
+    def _constant(self, scope: Scope, name: str) -> np.ndarray | None:
+        return self._index.constant(scope, name, self._model, 1 << 20)
 
     def take(self, name: str, value: Any) -> None:
         """Take in one value of the batch."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from precision_planner.emitting.folder import GoldenCase
 from precision_planner.errors import ModelError, PlanError
@@ -89,7 +90,10 @@ def lay_ground(source: Model | Any, request: Request, inputs: Any, surgery: str 
     check_detections(aim.bounds, find_evidence(model).evidence.is_detector)
     if request.searches and model.proto.functions:
         model = inline_functions(model)  # what is inside a function can only be decided for each of its calls
-    model = fold_constants(to_single(model)).model
+    model = to_single(model)
+    if aim.precision == "bf16":
+        model = to_single(model, TensorProto.FLOAT16)
+    model = fold_constants(model).model
     data = load_inputs(inputs, model)
     answered, obstacle = _answers_or_obstacle(model, data)
     if obstacle and aim.bounds:

@@ -34,6 +34,7 @@ from precision_planner.targets.target import Islands
 from precision_planner.transforms import FusionResult, fuse, fuse_verified, raise_opset
 from precision_planner.transforms.fold_constants import Folded, fold_constants
 from precision_planner.transforms.plugin_layernorm import apply_plugin_layernorm
+from precision_planner.transforms.single import to_single
 from precision_planner.typing import (
     Decision,
     KeepAs,
@@ -203,6 +204,8 @@ class _Rewrite:
         loaded = self.source
         if self.surgery:
             self.source = run_surgery(self.source, self.surgery)
+        if options is not None and options.low == onnx.TensorProto.BFLOAT16:
+            self.source = to_single(self.source, onnx.TensorProto.FLOAT16)
         folded = fold_constants(self.source) if options is not None else Folded(self.source)
         self.source = folded.model
         attentions = self._attentions()

@@ -9,7 +9,17 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import GraphIndex, NodeId, Scope, dense_nbytes
-from precision_planner.operators import GEMMS, Product, carries, is_control, is_conversion, is_product, is_sum, row_of
+from precision_planner.operators import (
+    GEMMS,
+    Product,
+    carries,
+    is_control,
+    is_conversion,
+    is_product,
+    is_sum,
+    moves_values,
+    row_of,
+)
 from precision_planner.typing.elements import Elements, function_of, opset_of
 
 LOW_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -96,15 +106,27 @@ def _constant(index: GraphIndex, scope: Scope, name: str) -> bool:
 def deliberate_islands(index: GraphIndex, elements: Elements, wide: int) -> dict[NodeId, str]:
     """The FP32 parts of a model that is already half: what its author, or an earlier run, cast up on purpose.
 
-    An FP32 region that meets a Cast from or to a 16-bit type is left as it is, with one exception: a region that
+    An FP32 region that meets a Cast from or to a 16-bit type is left as it is where anything else is computed in such a
+    type, with one exception: a region that
     holds layers (products with weights of 16 KiB and more) and was not cast by this program is the part of a mixed
     model that nobody has converted yet. The Cast of a constant does not count: it says how the constant is stored,
     not how anything is computed.
     """
-    if not any(value.elem_type in LOW_TYPES for value in elements.types.values()):
+    if not _computes_low(index, elements):
         return {}
     reason = "the model itself computes this in FP32, between Casts"
     return dict.fromkeys(_Regions(index, elements, wide).deliberate(), reason)
+
+
+def _computes_low(index: GraphIndex, elements: Elements) -> bool:
+    """Whether anything is computed in 16 bits: a half interface or halves in storage alone make no mixed model."""
+    return any(
+        elements.of(index, scope, name).elem_type in LOW_TYPES
+        for scope, _, node in index.nodes()
+        if node.op_type != "Constant" and not moves_values(node)
+        for name in node.output
+        if name
+    )
 
 
 class _Regions:

@@ -139,6 +139,8 @@ def _slots(
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         what = state.frozen.get(function.path, "") if function is not None else f"unknown operator {name}"
         return frozen, {}, {}, f"{what}: its types are not known, so it stays FP32"
+    if row_of(node).bodies or any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return frozen, {}, {}, f"{node.op_type} has bodies, whose types stay"
     if node.op_type == "BitCast":
         return frozen, {}, {}, "reads the bits of its input, whose type must stay"
     if node.domain == "ai.onnx.ml":
