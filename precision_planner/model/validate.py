@@ -421,17 +421,15 @@ def _check_definition(node: NodeProto, opsets: Mapping[str, int]) -> None:
 
 
 def _check_arity(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
-    given = _length(node.input)
+    given = len(node.input) if len(node.input) > schema.max_input else _length(node.input)
     if not schema.min_input <= given <= schema.max_input:
-        raise ModelError(
-            f"{_node_name(node)} has {given} inputs, and {node.op_type} takes {schema.min_input}"
-            + ("" if schema.max_input == schema.min_input else f" to {min(schema.max_input, 2**31 - 1)}")
-        )
+        most = "" if schema.max_input == schema.min_input else f" to {min(schema.max_input, 2**31 - 1)}"
+        raise ModelError(f"{_node_name(node)} has {given} inputs, and {node.op_type} takes {schema.min_input}{most}")
     for formal, name in zip(schema.inputs, node.input, strict=False):
         if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
             raise ModelError(f"{_node_name(node)} lacks its input '{formal.name}', which {node.op_type} needs")
     returned = _length(node.output)
-    if not schema.min_output <= len(node.output) or returned > schema.max_output:
+    if not schema.min_output <= len(node.output) <= schema.max_output:
         raise ModelError(f"{_node_name(node)} has {returned} outputs, and {node.op_type} gives {schema.max_output}")
 
 

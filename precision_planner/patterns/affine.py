@@ -46,8 +46,8 @@ def fit(view: View, value: str, x: str, axes: tuple[int, ...], role: str) -> Fit
         return Fit(None, f"{role} has {len(shape)} axes and the rank of x is unknown")
     dims: list[int] = []
     for axis in axes:
-        have = shape[axis] if -axis <= len(shape) else 1
-        want = None if xshape is None else xshape[axis]
+        have = shape[axis] if -len(shape) <= axis < len(shape) else 1
+        want = xshape[axis] if xshape is not None and -len(xshape) <= axis < len(xshape) else None
         if not isinstance(have, int) or (isinstance(want, int) and have != want):
             return Fit(
                 None, f"{role} has size {have} along axis {axis} where x has {want if want else 'an unknown size'}"

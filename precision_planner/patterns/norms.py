@@ -238,7 +238,7 @@ def _rewrite(view: View, variance: Variance, normalized: NormalizedOutput, end: 
             bias, bias_behind = None, end.bias
     shape = view.shape(x) or view.shape(view.root(x))
     known: list[int | None] = [None] * len(axes)
-    if shape is not None:
+    if shape is not None and len(shape) >= -min(axes, default=0):  # annotations may contradict the axes
         sizes = [shape[axis] for axis in axes]
         known = [size if isinstance(size, int) else None for size in sizes]
     if scale is not None:
