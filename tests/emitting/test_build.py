@@ -52,8 +52,8 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("target", "typing", "here", "message"),
         [
-            ("tensorrt-11", "strong", (), r'pip install "precision-planner\[tensorrt\]", or copy the folder'),
-            ("tensorrt-rtx", "strong", (), r'pip install "precision-planner\[rtx\]"'),
+            ("tensorrt-11", "strong", (), r'pip install "\.\[tensorrt\]" in the checkout, or copy the folder'),
+            ("tensorrt-rtx", "strong", (), r'pip install "\.\[rtx\]" in the checkout'),
             ("tensorrt-8.6", "weak", ("tensorrt_rtx",), r'builds no weakly typed plan.*pip install "tensorrt==8\.6'),
         ],
     )

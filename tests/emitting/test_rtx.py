@@ -203,7 +203,7 @@ class TestSources:
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "precision-planner\[rtx\]"'):
+    with pytest.raises(MissingExtraError, match=r'in the checkout: pip install "\.\[rtx\]"'):
         rtx_build(b"")
 
 
