@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import target_option
 
@@ -20,7 +21,7 @@ MEASURED_BYTES = 1 << 28
 """Weights up to this are loaded into onnxruntime unasked; beyond it an analysis keeps its memory bound."""
 
 
-@click.command("analyze")
+@click.command("analyze", cls=PlannerCommand)
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--inputs",

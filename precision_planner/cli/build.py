@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 _MOST = 15
 
 
-@click.command("build", context_settings={"ignore_unknown_options": False})
+@click.command("build", cls=PlannerCommand, context_settings={"ignore_unknown_options": False})
 @click.argument("folder", metavar="DIR")
 @click.argument("polygraphy_args", metavar="[-- POLYGRAPHY ARGS]", nargs=-1, type=click.UNPROCESSED)
 @click.option("-o", "--output", metavar="FILE", help="The engine; DIR/model.engine by default.")

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from precision_planner._text import visible
+from precision_planner.cli import logs
 from precision_planner.cli.main import verbosity
+from precision_planner.cli.steps import step_lines
 from precision_planner.errors import OutputError
 
 if TYPE_CHECKING:
@@ -57,14 +60,16 @@ def stderr_console(*, width: int | None = None) -> Console:
 
 
 def note(message: str) -> None:
-    """Say something that is not a result, on stderr; -q silences it."""
-    if verbosity() >= 0:
+    """Say something that is not a result, on stderr; -q silences it, --log-file has it too."""
+    quiet, as_json = verbosity() < 0, logs.is_json()
+    logs.say(message, shown=quiet or not as_json)
+    if not quiet and not as_json:
         stderr_console().print(message, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Show progress on stderr while the block runs, if stderr is a terminal and -q was not given.
+    """Show progress on stderr while the block runs, unless -q was given.
 
     Args:
       description: what is being done.
@@ -73,12 +78,30 @@ def progress(description: str, total: float | None = None) -> Iterator[Callable[
     Yields:
       A function that takes the number of steps done since its last call.
     """
-    if verbosity() < 0 or not sys.stderr.isatty():
-        yield lambda steps: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    if not _on_terminal():
+        done = 0.0
+        with step_lines(description, _line) as say:
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+            def advance(steps: float) -> None:
+                nonlocal done
+                done += steps
+                say(f"{done:g} of {total:g} ({done / total:.0%})" if total else f"{done:g} done")
+
+            yield advance
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    counted = (MofNCompleteColumn(), TaskProgressColumn()) if total else ()
+    left = (TimeRemainingColumn(),) if total else ()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counted, TimeElapsedColumn(), *left)
     with Progress(*columns, console=stderr_console(), transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda steps: bar.advance(task, steps)
@@ -86,7 +109,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Callable[
 
 @contextlib.contextmanager
 def work(description: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done while the block runs, if stderr is a terminal and -q was not given.
+    """Show on stderr what is being done while the block runs, unless -q was given.
 
     Args:
       description: of the whole.
@@ -94,8 +117,9 @@ def work(description: str) -> Iterator[Callable[[str], None]]:
     Yields:
       A function that takes what is being done now.
     """
-    if verbosity() < 0 or not sys.stderr.isatty():
-        yield lambda text: None
+    if not _on_terminal():
+        with step_lines(description, _line) as say:
+            yield say
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -103,6 +127,20 @@ def work(description: str) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=stderr_console(), transient=True) as bar:
         task = bar.add_task(description)
         yield lambda text: bar.update(task, description=f"{description}: {text}")
+
+
+def _on_terminal() -> bool:
+    """Whether progress is drawn; where it is not, lines say it."""
+    return verbosity() >= 0 and sys.stderr.isatty() and not logs.is_json()
+
+
+def _line(text: str) -> None:
+    """One step, where nothing is drawn."""
+    if verbosity() < 0 or logs.is_json():
+        logs.say(text, shown=verbosity() < 0)
+        return
+    logs.say(text, shown=True)
+    print(f"planner: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def check_results(destinations: Iterable[str | None], sources: Iterable[str | None] = ()) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import selector_option
 from precision_planner.errors import ToleranceError
 from precision_planner.judging.tolerance import bounds_told
 
 
-@click.command("diff")
+@click.command("diff", cls=PlannerCommand)
 @click.argument("reference", metavar="REF")
 @click.argument("candidate", metavar="CAND")
 @click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data].")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precision_planner.cli.completion import complete_selector
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.report import read_report
 from precision_planner.errors import SelectorError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from precision_planner.model import Model
 
 
-@click.command("extract")
+@click.command("extract", cls=PlannerCommand)
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--around",

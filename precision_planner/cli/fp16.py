@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.numerics import FORMATS, ValueBits, value_bits
 
 CENSUS_NOTES = {
@@ -17,6 +18,8 @@ CENSUS_NOTES = {
 
 
 @click.command(
+    "fp16",
+    cls=PlannerCommand,
     # a negative value is a value, not an option
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     short_help="Show the bits of a value in FP16 and BF16.",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _MOST = 20
 
 
-@click.command("inspect")
+@click.command("inspect", cls=PlannerCommand)
 @click.argument("engine", metavar="ENGINE|LAYERS.json")
 @click.option("--profile", metavar="FILE", help="Layer times, as trtexec --exportProfile writes them.")
 @click.option(

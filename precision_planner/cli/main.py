@@ -11,12 +11,14 @@ shell.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import io
-import logging
 import os
+import shlex
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Any, NoReturn
 import click
 
 from precision_planner._text import visible
+from precision_planner.cli import logs
 from precision_planner.cli.guard import guard
 from precision_planner.cli.signals import Terminated, clean_up_on_signals
 from precision_planner.errors import PlannerError
@@ -50,7 +53,23 @@ COMMANDS = {
     "migrate": "Turn a weakly typed recipe into its strongly typed equivalent.",
     "fp16": "Show the bits of a value in FP16 and BF16.",
     "triton": "Make, check and load-test a Triton model repository.",
+    "help": "Explain what commands share: inputs, selectors, tolerances, ...",
 }
+
+ALIASES = {
+    "analyse": "analyze",
+    "lint": "analyze",
+    "convert": "rewrite",
+    "optimize": "rewrite",
+    "quantize": "rewrite",
+    "compare": "diff",
+    "verify": "diff",
+    "run": "diff",
+    "surgeon": "extract",
+    "trtexec": "migrate",
+    "serve": "triton",
+}
+"""What people call a command elsewhere -> the command that is suggested."""
 
 _VERBOSITY_KEY = "precision_planner.verbosity"
 
@@ -78,6 +97,18 @@ class PlannerGroup(click.Group):
         guard(command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for an unknown one, say which was meant."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+            known = self.list_commands(ctx)
+            near = ALIASES.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), "")
+            hint = f"did you mean {near}?" if near else f"there are {', '.join(known)}"
+            raise click.UsageError(f"No such command {name!r}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         rows = [(name, COMMANDS.get(name, "")) for name in self.list_commands(ctx)]
@@ -92,7 +123,7 @@ def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> No
         return
     verbosity = ctx.meta.get(_VERBOSITY_KEY, 0) + (value if param.name == "verbose" else -value)
     ctx.meta[_VERBOSITY_KEY] = verbosity
-    _configure_logging(verbosity)
+    logs.configure(verbosity)
 
 
 def verbosity() -> int:
@@ -101,20 +132,14 @@ def verbosity() -> int:
     return 0 if ctx is None else int(ctx.meta.get(_VERBOSITY_KEY, 0))
 
 
-class _StderrHandler(logging.Handler):
-    """Writes to whatever sys.stderr is at that moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(visible(self.format(record), keep="\n"), err=True)
+def _log_file(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value and not ctx.resilient_parsing:
+        logs.open_file(value)
 
 
-def _configure_logging(level: int) -> None:
-    logger = logging.getLogger("precision_planner")
-    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
-        handler = _StderrHandler()
-        handler.setFormatter(logging.Formatter("planner: %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.ERROR if level < 0 else {0: logging.WARNING, 1: logging.INFO}.get(level, logging.DEBUG))
+def _log_format(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value and not ctx.resilient_parsing:
+        logs.in_json(value == "json")
 
 
 def _verbosity_options() -> list[click.Option]:
@@ -132,6 +157,16 @@ def _verbosity_options() -> list[click.Option]:
             expose_value=False,
             callback=_set_verbosity,
             help="Only results and errors.",
+        ),
+        click.Option(
+            ["--log-file"], metavar="FILE", expose_value=False, callback=_log_file, help="Log notes and steps here too."
+        ),
+        click.Option(
+            ["--log-format"],
+            type=click.Choice(["text", "json"]),
+            expose_value=False,
+            callback=_log_format,
+            help="Of what is said on stderr and logged.",
         ),
     ]
 
@@ -155,10 +190,19 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
+def _install_completion(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value and not ctx.resilient_parsing:
+        from precision_planner.cli.completion import install_completion
+
+        click.echo(install_completion(planner, "" if value == "auto" else value))
+        ctx.exit()
+
+
 @click.group(
     cls=PlannerGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done; 1 findings or a difference beyond tolerance; 2 your mistake; 3 ours.",
+    epilog="planner COMMAND --help explains a command, with examples; planner help the rest. "
+    "Exit codes: 0 done; 1 findings or a difference beyond tolerance; 2 your mistake; 3 ours.",
     params=[
         *_verbosity_options(),
         click.Option(
@@ -168,6 +212,16 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
             expose_value=False,
             callback=_print_version,
             help="Show the version and exit.",
+        ),
+        click.Option(
+            ["--install-completion"],
+            is_flag=False,
+            flag_value="auto",
+            metavar="[SHELL]",
+            is_eager=True,
+            expose_value=False,
+            callback=_install_completion,
+            help="Complete options, targets and selectors in bash, zsh or fish.",
         ),
     ],
 )
@@ -182,7 +236,18 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the arguments without the program's name; None takes sys.argv's.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _configure_logging(0)
+    logs.configure(0)
+    start = time.monotonic()
+    try:
+        code = _run(arguments)
+        logs.say(f"exit {code} after {time.monotonic() - start:.1f} s: planner {shlex.join(arguments)}", shown=True)
+        return code
+    finally:
+        logs.close()
+
+
+def _run(arguments: list[str]) -> int:
+    """The command line's exit code; every exception becomes one."""
     try:
         result = _invoke(arguments)
         sys.stdout.flush()
@@ -288,19 +353,21 @@ def _usage_hint(error: click.UsageError) -> str:
 def _fail(message: str, *, hint: str = "", code: int = EXIT_USER_ERROR) -> int:
     """Print a mistake of the user's as one line, whatever line breaks its message has."""
     line = visible(" ".join(message.split()))
-    click.echo(f"planner: error: {line}" + (f" ({hint})" if hint else ""), err=True)
+    line += f" ({hint})" if hint else ""
+    logs.fail(line)
+    if not logs.is_json():
+        click.echo(f"planner: error: {line}", err=True)
     return code
 
 
 def _debug_traceback() -> None:
-    if logging.getLogger("precision_planner").isEnabledFor(logging.DEBUG):
+    if logs.is_debugging():
         traceback.print_exc(file=sys.stderr)
 
 
 def _report_bug(arguments: Sequence[str]) -> int:
     """Print the traceback of a bug and what a report of it needs."""
     import platform
-    import shlex
     from importlib import metadata
 
     def version(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.options import target_option
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _MOST = 30
 
 
-@click.command("migrate")
+@click.command("migrate", cls=PlannerCommand)
 @click.argument("recipe", metavar='"trtexec ..."|SCRIPT')
 @click.option("--model", metavar="MODEL", help="The ONNX model, if the recipe does not name it.")
 @click.option("--version", "version_", default="8.6", show_default=True, help="The TensorRT that ran the recipe.")

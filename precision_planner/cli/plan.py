@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from precision_planner.pipeline import PlannedModel
 
 
-@click.command("plan")
+@click.command("plan", cls=PlannerCommand)
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", required=True, metavar="DIR", help="The plan folder to write.")
 @target_option("What the plan is for")

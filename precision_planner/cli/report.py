@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from precision_planner._reading import parse_json
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.errors import PlannerError
 
 
-@click.command("report")
+@click.command("report", cls=PlannerCommand)
 @click.argument("file", metavar="FILE.json")
 @click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
 @click.option("--md", "md_path", metavar="FILE", help="Write Markdown (of a diff).")

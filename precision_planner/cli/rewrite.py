@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, verdict_options
 from precision_planner.errors import OutputError
 
 
-@click.command("rewrite")
+@click.command("rewrite", cls=PlannerCommand)
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="Where to write; MODEL.fp16.onnx beside the model by default.")
 @click.option(

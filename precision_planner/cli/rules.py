@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.errors import SelectorError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from precision_planner.rules import Rule, RuleBook
 
 
-@click.command(short_help="List, explain and test the rules.")
+@click.command("rules", cls=PlannerCommand, short_help="List, explain and test the rules.")
 @click.argument("rule_id", metavar="[ID]", required=False)
 @click.option("--rules", "folders", multiple=True, metavar="DIR", help="A folder of further rules.")
 @click.option("--test", "test", metavar="DIR", help="Run the cases of the rules in DIR (of ID alone, if it is given).")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.errors import InputsError, OutputError, ServerError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def command() -> None:
     """Serve a plan with NVIDIA Triton: write the repository, check what is served, measure it."""
 
 
-@command.command("repo")
+@command.command("repo", cls=PlannerCommand)
 @click.argument("plan_dir", metavar="PLAN_DIR")
 @click.option("-o", "--output", required=True, metavar="REPO", help="The model repository; other models in it stay.")
 @click.option("--name", default="", help="The model's name in Triton; its file's name by default.")
@@ -58,11 +59,7 @@ def repo(plan_dir: str, output: str, json_path: str | None, force: bool, **optio
     """Write the plan in PLAN_DIR into the model repository REPO.
 
     A model that REPO has already keeps its config.pbtxt, which is held to the new model, and gets a further version.
-
-    \b
-    planner triton repo plan/ -o models/ --with-baseline model.onnx
-    tritonserver --model-repository=models/
-    """  # noqa: D301
+    """
     from precision_planner.cli.console import stdout_console, write_result
     from precision_planner.serving.repository import ServingOptions, write_repository
 
@@ -107,7 +104,7 @@ def _render_repository(console: Console, made: Repository) -> None:
     console.print(f"serve with: tritonserver --model-repository={made.folder}{load}", soft_wrap=True)
 
 
-@command.command("check")
+@command.command("check", cls=PlannerCommand)
 @click.argument("url", metavar="URL")
 @click.argument("model", metavar="MODEL")
 @click.option("--plan", metavar="PLAN_DIR", help="Golden inputs, answers and tolerance of this plan.")
@@ -124,11 +121,7 @@ def check(url: str, model: str, **options: Any) -> int:
     """Send real requests to MODEL on the server at URL and compare its answers with FP32.
 
     Exit 1 when the answers are beyond the tolerance, garbage, or not finite where the reference is.
-
-    \b
-    planner triton check localhost:8000 bert --plan plan/
-    planner triton check localhost:8001 bert --grpc --reference model.onnx --inputs data.npz --tolerance cosine=0.999
-    """  # noqa: D301
+    """
     from precision_planner.cli.console import check_results, progress, stdout_console, write_result
     from precision_planner.serving.check import check_server
     from precision_planner.serving.client import parse_address
@@ -174,7 +167,7 @@ def _render_check(console: Console, found: ServedCheck) -> None:
     render_check(found.to_dict(), console)
 
 
-@command.command("load")
+@command.command("load", cls=PlannerCommand)
 @click.argument("url", metavar="URL")
 @click.argument("model", metavar="MODEL")
 @click.option("--against", default="", metavar="MODEL2", help="The baseline to measure beside it.")
@@ -201,10 +194,7 @@ def load(url: str, model: str, against: str, concurrency: str, **options: Any) -
 
     Throughput, latency (mean, p50, p90, p95, p99) and the server's own queue and compute time; with --against, the
     baseline's beside them.
-
-    \b
-    planner triton load localhost:8001 bert --against bert_baseline --plan plan/
-    """  # noqa: D301
+    """
     from precision_planner.cli.console import check_results, stdout_console, work, write_result
     from precision_planner.reporting.serving_terminal import render_load
     from precision_planner.serving.client import parse_address
