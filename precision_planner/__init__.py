@@ -21,6 +21,12 @@ _PUBLIC = {
     "analyze": "precision_planner.analysis",
     "apply": "precision_planner.pipeline",
     "diff": "precision_planner.pipeline",
+    "build": "precision_planner.api",
+    "census": "precision_planner.api",
+    "diff": "precision_planner.diffing",
+    "extract": "precision_planner.api",
+    "inspect": "precision_planner.api",
+    "migrate": "precision_planner.api",
     "plan": "precision_planner.pipeline",
     "rewrite": "precision_planner.pipeline",
     "simulate": "precision_planner.simulation",
@@ -45,4 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

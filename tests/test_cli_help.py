@@ -44,7 +44,7 @@ def test_no_option_stands_in_two_groups():
 
 @pytest.mark.parametrize("path", [path for path in ALL if path != "help"])
 def test_help_ends_with_examples_that_parse(path):
-    examples = EXAMPLES[path.split()[-1]]
+    examples = EXAMPLES[path]
     with click.Context(ALL[path], info_name=path) as context:
         text = ALL[path].get_help(context)
     for example in examples:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
 from precision_planner.cli.grouping import PlannerCommand
+from precision_planner.errors import InputsError
 from precision_planner.numerics import FORMATS, ValueBits, value_bits
+from precision_planner.numerics.bits import decode
+from precision_planner.numerics.formats import Format
 
 CENSUS_NOTES = {
     "underflow": "below the smallest subnormal",
@@ -25,19 +29,43 @@ CENSUS_NOTES = {
     short_help="Show the bits of a value in FP16 and BF16.",
 )
 @click.argument("values", metavar="VALUE...", nargs=-1, required=True)
+@click.option("--bits", "as_bits", is_flag=True, help="Each VALUE is 16 bits, as 0x4248: what they stand for.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def fp16(values: Sequence[str], as_json: bool) -> None:
+def fp16(values: Sequence[str], as_bits: bool, as_json: bool) -> None:
     """Show sign, exponent, fraction, decoded value, rounding error and class of each VALUE in FP16 and BF16.
 
     A VALUE is a decimal number of any length (1e-12), a hexadecimal float (0x1.8p-3), inf or nan. It is rounded to
     nearest, ties to even, from its exact text.
     """
-    parts = [(text, [value_bits(text, fmt) for fmt in FORMATS.values()]) for text in values]
+    take = pattern_bits if as_bits else value_bits
+    parts = [(text, [take(text, fmt) for fmt in FORMATS.values()]) for text in values]
     if as_json:
         rows = [{"value": text, **{bits.format: bits.to_dict() for bits in both}} for text, both in parts]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps({"schema_version": 1, "kind": "fp16", "values": rows}, indent=2))
         return
     click.echo("\n\n".join("\n".join([text, *map(render, both)]) for text, both in parts))
+
+
+def pattern_bits(text: str, fmt: Format) -> ValueBits:
+    """What 16 bits stand for in a format.
+
+    Args:
+      text: hexadecimal (0x4248), binary (0b...) or decimal.
+      fmt: the format.
+
+    Raises:
+      InputsError: no such number, or more than 16 bits.
+    """
+    try:
+        bits = int(text, 0)
+    except ValueError:
+        raise InputsError(f"{text!r} is no bit pattern; write it as 0x4248") from None
+    if not 0 <= bits <= 0xFFFF:
+        raise InputsError(f"{text} is not 16 bits; write it as 0x4248")
+    found = value_bits(decode(bits, fmt), fmt)
+    # of the NaNs every payload is another pattern
+    fraction = bits & ((1 << fmt.fraction_bits) - 1)
+    return replace(found, text=text, bits=bits, sign=bits >> 15, fraction=fraction)
 
 
 def render(bits: ValueBits) -> str:

@@ -61,20 +61,25 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "planner diff model.onnx model.onnx --simulate fp16 --layers --html diff.html",
         "planner diff model.onnx plan --tolerance cosine=0.999 --junit diff.xml",
     ),
+    "check": (
+        "planner check model.onnx",
+        "planner check model.onnx --plan plan",
+        "planner check model.onnx --tolerance cosine=0.999 --inputs data.npz --json -",
+    ),
     "report": ("planner report diff.json --html diff.html", "planner report plan"),
     "rules": ("planner rules", "planner rules LN001", "planner rules --test my-rules"),
     "extract": ("planner extract model.onnx --around /layer.0/Softmax -o small.onnx",),
     "migrate": ("planner migrate 'trtexec --onnx=model.onnx --fp16'", "planner migrate build.py --target tensorrt-11"),
     "fp16": ("planner fp16 65519 1e-7 0.1", "planner fp16 --bits 0x4248"),
-    "repo": (
+    "triton repo": (
         "planner triton repo plan -o models",
         "planner triton repo plan -o models --labels labels.txt --with-baseline model.onnx",
     ),
-    "check": (
+    "triton check": (
         "planner triton check localhost:8000 bert --plan plan",
         "planner triton check localhost:8001 bert --grpc --reference model.onnx --inputs data.npz",
     ),
-    "load": (
+    "triton load": (
         "planner triton load localhost:8001 bert --against bert_baseline --plan plan --html load.html",
         "planner triton load localhost:8001 bert --inputs data.npz --concurrency 1,11,21,31,41",
     ),
@@ -100,16 +105,11 @@ class PlannerCommand(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, each on its own line however narrow the terminal is."""
         super().format_epilog(ctx, formatter)
-        examples = self.examples
+        examples = EXAMPLES.get(" ".join(word for word in ctx.command_path.split() if word != "planner"), ())
         if examples:
             with formatter.section("Examples"):
                 for example in examples:
                     formatter.write(f"{'':{formatter.current_indent}}{example}\n")
-
-    @property
-    def examples(self) -> tuple[str, ...]:
-        """Its command lines in `EXAMPLES`."""
-        return EXAMPLES.get(self.name or "", ())
 
 
 def group_of(param: click.Parameter) -> str:

@@ -47,6 +47,7 @@ COMMANDS = {
     "build": "Build a plan's engine and report what was asked and what came out.",
     "inspect": "Show what precision an engine really has.",
     "diff": "Compare outputs with onnxruntime's FP32.",
+    "check": "Ask whether a model may go into 16 bits: one gate for CI.",
     "report": "Render a saved analysis, plan or diff again.",
     "rules": "List, explain and test the rules.",
     "extract": "Cut out a small model that reproduces a finding.",
@@ -109,12 +110,35 @@ class PlannerGroup(click.Group):
             raise click.UsageError(f"No such command {name!r}: {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command with the defaults of planner.toml, where there is one."""
+        _take_defaults(self, ctx)
+        return super().invoke(ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         rows = [(name, COMMANDS.get(name, "")) for name in self.list_commands(ctx)]
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
+
+
+def _take_defaults(group: PlannerGroup, ctx: click.Context) -> None:
+    """Give click the defaults of planner.toml for the command that is about to run."""
+    from precision_planner.cli.defaults import defaults_of, find_defaults, read_defaults
+
+    path = find_defaults()
+    words = [*ctx._protected_args, *ctx.args]
+    if path is None or not words or ctx.resilient_parsing:
+        return
+    tables = read_defaults(path)
+    unknown = [name for name in tables if name not in COMMANDS]
+    if unknown:
+        raise PlannerError(f"{path}: [{unknown[0]}] is no command; there are {', '.join(COMMANDS)}")
+    command = group.get_command(ctx, words[0])
+    if command is not None and words[0] in tables:
+        ctx.default_map = {words[0]: defaults_of(command, tables[words[0]], path, words[0])}
+        logs.say(f"defaults of [{words[0]}] from {path}", shown=True)
 
 
 def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:

@@ -19,7 +19,7 @@ from precision_planner.errors import PlannerError
 @click.option("--md", "md_path", metavar="FILE", help="Write Markdown (of a diff).")
 @click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML (of a diff).")
 def command(file: str, html_path: str | None, md_path: str | None, junit_path: str | None) -> int:
-    """Render FILE.json, which analyze, plan or diff wrote with --json, again; in the terminal by default."""
+    """Render FILE.json, which a command wrote with --json, again; in the terminal by default."""
     from precision_planner.cli.console import check_results
 
     check_results([html_path, md_path, junit_path], [file])
@@ -43,15 +43,15 @@ def read_report(path: Path) -> dict[str, Any]:
     try:
         data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PlannerError(f"{path} does not exist; give what analyze, plan or diff wrote with --json") from None
+        raise PlannerError(f"{path} does not exist; give what a command wrote with --json") from None
     except (OSError, ValueError) as error:
-        raise PlannerError(f"{path} is not JSON ({error}); give what analyze, plan or diff wrote with --json") from None
+        raise PlannerError(f"{path} is not JSON ({error}); give what a command wrote with --json") from None
     if not isinstance(data, dict):
-        raise PlannerError(f"{path} is no report of the planner's; give what analyze, plan or diff wrote with --json")
+        raise PlannerError(f"{path} is no report of the planner's; give what a command wrote with --json")
     try:
         check_report(data)
     except ValueError as error:
-        raise PlannerError(f"{path} is {error}; give what analyze, plan or diff wrote with --json") from None
+        raise PlannerError(f"{path} is {error}; give what a command wrote with --json") from None
     return data
 
 
@@ -76,7 +76,7 @@ def write_reports(data: Mapping[str, Any], html_path: str | None, md_path: str |
 def _print(data: Mapping[str, Any]) -> None:
     from precision_planner.cli.console import stdout_console
     from precision_planner.reporting.diff_terminal import render_diff
-    from precision_planner.reporting.html import kind_of
+    from precision_planner.reporting.html import OWN_PAGE, kind_of
 
     console = stdout_console()
     kind = kind_of(data)
@@ -93,6 +93,11 @@ def _print(data: Mapping[str, Any]) -> None:
         from precision_planner.reporting import serving_terminal
 
         getattr(serving_terminal, f"render_{kind.removeprefix('triton_')}")(data, console)
+        return
+    if kind not in OWN_PAGE:
+        from precision_planner.reporting.generic import render_generic
+
+        render_generic(data, console)
         return
     kept = [node for node in data["nodes"] if node.get("precision") == "fp32"]
     console.print(f"plan for {data['target']}: {len(kept)} of {len(data['nodes'])} nodes in FP32")

@@ -74,7 +74,8 @@ def _list(rulebook: RuleBook, destination: str | None) -> int:
 
     if destination is not None:
         write_result(
-            json.dumps({"schema_version": 1, "rules": [_json(rule) for rule in rulebook]}, indent=2), destination
+            json.dumps({"schema_version": 1, "kind": "rules", "rules": [_json(rule) for rule in rulebook]}, indent=2),
+            destination,
         )
         return 0
     from rich.table import Table
@@ -98,7 +99,7 @@ def _explain(rule: Rule, destination: str | None) -> int:
     from precision_planner.rules.language.pages import rule_page
 
     if destination is not None:
-        write_result(json.dumps({"schema_version": 1, "rules": [_json(rule)]}, indent=2), destination)
+        write_result(json.dumps({"schema_version": 1, "kind": "rules", "rules": [_json(rule)]}, indent=2), destination)
         return 0
     write_result(_plain(rule_page(rule, example_graphs(rule, measure_case))), "-")
     return 0
@@ -167,7 +168,10 @@ def _test(folder: Path, rule_id: str | None, destination: str | None) -> int:
             results.append({**result, "failures": failures})
     failed = [result for result in results if result["failures"]]
     if destination is not None:
-        write_result(json.dumps({"schema_version": 1, "passed": not failed, "cases": results}, indent=2), destination)
+        write_result(
+            json.dumps({"schema_version": 1, "kind": "rule_cases", "passed": not failed, "cases": results}, indent=2),
+            destination,
+        )
     else:
         for result in results:
             mark = "FAIL" if result["failures"] else "ok"

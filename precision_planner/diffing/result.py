@@ -240,5 +240,8 @@ class Diff:
 
         return notebook_html(data, summary)
 
+    def __repr__(self) -> str:
+        return f"<Diff {self.grade.upper()}: {self.verdict}>"
+
     def __str__(self) -> str:
         return self.verdict

@@ -90,6 +90,7 @@ class BuildReport:
         attention = self.attention
         return {
             "schema_version": 1,
+            "kind": "build",
             "target": self.run.plan.target,
             "built_with": self.run.module,
             "tensorrt": self.run.network.get("tensorrt"),

@@ -86,6 +86,7 @@ class Inspection:
         """The inspection as JSON data."""
         return {
             "schema_version": 1,
+            "kind": "inspection",
             "source": self.info.source,
             "layers": len(self.info.layers),
             "computing": self.computing,

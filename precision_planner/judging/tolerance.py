@@ -27,6 +27,10 @@ def parse_tolerances(given: Mapping[str, float] | Iterable[str | Tolerance] | No
         return ()
     if isinstance(given, (str, Tolerance)):
         given = [given]
+    if isinstance(given, (int, float)):
+        raise ToleranceError(
+            f"tolerance {given!r} says no metric; write {{'max_abs': {given!r}}} or 'max_abs={given!r}'"
+        )
     if isinstance(given, Mapping):
         return tuple(_make(key, value, f"{key}={value}") for key, value in given.items())
     return tuple(item if isinstance(item, Tolerance) else _parse(item) for item in given)

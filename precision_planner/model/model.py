@@ -40,6 +40,12 @@ class Model:
     weights: WeightStore
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        name = self.path or self.proto.graph.name or "in memory"
+        return (
+            f"<Model {name}: opset {self.opset}, {len(self.proto.graph.node)} nodes, {self.weight_bytes} weight bytes>"
+        )
+
     @staticmethod
     def load(source: Model | onnx.ModelProto | str | os.PathLike[str]) -> Model:
         """Load a model without reading its weights.

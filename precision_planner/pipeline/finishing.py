@@ -71,6 +71,9 @@ class PlannedModel:
     verdict: Verdict | None = None
     scripts: Mapping[str, Path] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<PlannedModel for {self.plan.target}: {self.summary}>"
+
     def _repr_html_(self) -> str:
         from precision_planner.pipeline.plan_summary import planned_html
 

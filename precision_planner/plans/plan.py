@@ -163,6 +163,11 @@ class PrecisionPlan:
         facts = facts_for_scripts(get_target(self.target))
         return {"schema_version": SCHEMA_VERSION, "kind": "precision_plan", **data, "target_facts": facts}
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} nodes in {name.upper()}" for name, count in self.counts.items() if name)
+        told = {True: "; within tolerance", False: "; BEYOND tolerance", None: ""}[self.passed]
+        return f"<PrecisionPlan of {self.model.get('name', 'a model')} for {self.target}: {counts}{told}>"
+
     def _repr_html_(self) -> str:
         counts = ", ".join(f"{count} nodes in {name.upper()}" for name, count in self.counts.items() if name)
         from precision_planner.reporting.notebook import notebook_html

@@ -11,6 +11,7 @@ import jinja2
 
 from precision_planner.reporting.analysis_terminal import action_told
 from precision_planner.reporting.drawings import subgraph_drawing
+from precision_planner.reporting.generic import sections
 from precision_planner.reporting.headline import analysis_headline, measured_told, plan_headline
 from precision_planner.reporting.load_plot import load_plot
 from precision_planner.reporting.numbers import as_float, number, share, size
@@ -32,7 +33,11 @@ def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> s
     layers = list(compared.get("layers") or ())
     plot = layer_plot(layers, compared.get("first_divergence")) if kind in ("diff", "plan") else ""
     shown = layers if most_values is None else _worst(layers, most_values)
-    return _environment().get_template(f"{kind}.html.j2").render(data=data, plot=plot, shown=shown)
+    return (
+        _environment()
+        .get_template(f"{kind if kind in OWN_PAGE else 'generic'}.html.j2")
+        .render(data=data, plot=plot, shown=shown)
+    )
 
 
 def _worst(layers: list[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
@@ -57,8 +62,11 @@ def _worst_outputs(outputs: Mapping[str, Mapping[str, Any]], most: int) -> list[
     return [(name, found) for name, found in outputs.items() if name in chosen]
 
 
-KINDS = ("diff", "analysis", "plan", "triton_repository", "triton_check", "triton_load")
-"""What a saved JSON may be; each has a template of that name."""
+OWN_PAGE = ("diff", "analysis", "plan", "triton_repository", "triton_check", "triton_load")
+"""Kinds with a template of their name; `precision_plan`, as a plan's folder has it, is a plan."""
+
+KINDS = (*OWN_PAGE, "rewrite", "build", "inspection", "migration", "rules", "rule_cases", "fp16", "check")
+"""What a saved JSON may be."""
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
@@ -71,7 +79,7 @@ def kind_of(data: Mapping[str, Any]) -> str:
         return "analysis"
     if "target" in data and "nodes" in data:
         return "plan"
-    raise ValueError("neither a diff nor an analysis nor a plan")
+    raise ValueError(f"none of the planner's reports ({', '.join(KINDS)})")
 
 
 @cache
@@ -86,5 +94,6 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(number=number, share=share, size=size, histogram=histogram_plot)
     environment.filters.update(load_plot=load_plot, action=action_told, measured=measured_told)
     environment.filters.update(analysis_headline=analysis_headline, plan_headline=plan_headline)
+    environment.filters.update(load_plot=load_plot, sections=sections)
     environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing, worst=_worst_outputs)
     return environment

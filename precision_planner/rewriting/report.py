@@ -49,6 +49,7 @@ def build_report(
     index = GraphIndex(model.proto)
     report: dict[str, Any] = {
         "schema_version": 1,
+        "kind": "rewrite",
         "precision": precision,
         "opset": {"from": source.opset, "to": model.opset},
         "fused": [_match(match, source_index) for match in fusion.fused],

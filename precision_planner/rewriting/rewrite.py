@@ -77,6 +77,11 @@ class RewriteResult:
     decisions: Mapping[NodeId, Decision]
     verdict: Verdict | None = None
 
+    def __repr__(self) -> str:
+        report = self.report
+        kept = f"{report['converted']} nodes converted, {len(report['kept_fp32'])} kept in FP32"
+        return f"<RewriteResult {report['precision']}: {kept}; {self.verdict or 'not judged'}>"
+
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The whole model as a ModelProto; ModelError past 2 GiB (use `save`)."""

@@ -41,7 +41,7 @@ def test_tie_and_subnormal(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = json.loads(run(capsys, "--json", "65520", "nan"))
+    rows = json.loads(run(capsys, "--json", "65520", "nan"))["values"]
     assert [row["value"] for row in rows] == ["65520", "nan"]
     assert rows[0]["fp16"]["decoded"] == "inf"
     assert rows[0]["bf16"]["decoded"] == 65536.0

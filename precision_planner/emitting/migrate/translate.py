@@ -84,6 +84,7 @@ class Migration:
         """The migration as JSON data."""
         return {
             "schema_version": 1,
+            "kind": "migration",
             "tool": self.recipe.tool,
             "target": self.target,
             "commands": [{"command": command, "why": why} for command, why in self.commands],
