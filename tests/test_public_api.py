@@ -58,3 +58,39 @@ def test_every_user_error_exits_with_2_and_is_listed():
         assert issubclass(kind, errors.PlannerError)
         assert kind.exit_code == 2
         assert kind.__doc__
+
+
+def test_what_the_calls_return_shows_itself_in_a_line(tmp_path):
+    import numpy as np
+
+    from tests.test_cli_gate import scaled
+
+    model = str(scaled(tmp_path / "m.onnx", 2.0))
+    inputs = {"x": np.ones((2, 4), np.float32)}
+    rewritten, planned = pp.rewrite(model, inputs=inputs), pp.plan(model, inputs=inputs)
+    shown = {
+        "Analysis": pp.analyze(model),
+        "RewriteResult": rewritten,
+        "PlannedModel": planned,
+        "PrecisionPlan": planned.plan,
+        "Diff": pp.diff(model, rewritten.model, inputs),
+        "Model": pp.Model.load(model),
+        "TensorStats": pp.census(np.ones(3, np.float32)),
+        "census": pp.census(model),
+        "Migration": pp.migrate("trtexec --onnx=m.onnx --fp16"),
+        "Extract": pp.extract(model, "up_", inputs),
+    }
+    for name, value in shown.items():
+        text = repr(value)
+        assert text.startswith(f"<{name}"), text
+        assert len(text) < 250 + len(str(tmp_path))
+        assert "\n" not in text
+
+
+def test_dir_shows_the_public_names_alone():
+    assert dir(pp) == sorted(pp.__all__)
+
+
+def test_a_tolerance_without_a_metric_says_what_to_write():
+    with pytest.raises(errors.ToleranceError, match=r"write \{'max_abs': 0\.001\} or 'max_abs=0\.001'"):
+        pp.plan("model.onnx", tolerance=1e-3)

@@ -34,6 +34,9 @@ class Extract:
     inputs: dict[str, np.ndarray]
     nodes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Extract of {len(self.nodes)} nodes, with {', '.join(self.inputs) or 'no inputs'}>"
+
 
 def extract_around(model: Model, around: Collection[str], inputs: Inputs, *, radius: int = 2) -> Extract:
     """Cut out the nodes around some nodes of the main graph.

@@ -112,6 +112,11 @@ class TensorStats:
     fp16: FormatStats
     bf16: FormatStats
 
+    def __repr__(self) -> str:
+        counts = self.to_dict(FP16)
+        lost = "FP16: " + ", ".join(f"{counts[name]} {name}" for name in ("subnormal", "underflow", "overflow"))
+        return f"<TensorStats of {self.size} {self.dtype}: |x| {self.min_abs} to {self.max_abs}; {lost}>"
+
     def cast(self, fmt: Format) -> FormatStats:
         """What `fmt` does to the tensor."""
         return {FP16.name: self.fp16, BF16.name: self.bf16}[fmt.name]

@@ -58,6 +58,10 @@ class Migration:
     outcomes: tuple[ConstraintOutcome, ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        kept = f"{len(self.outcomes)} constraints, {len(self.unmatched)} without effect before"
+        return f"<Migration from {self.recipe.tool} to {self.target}: {kept}>"
+
     @property
     def offered(self) -> tuple[tuple[str, str], ...]:
         """What had no effect before, as options that could be added: (option, why it had none)."""
