@@ -7,7 +7,7 @@ import click
 GROUPS: dict[str, tuple[str, ...]] = {
     "Inputs": (
         *("--inputs", "--input-shapes", "--seed", "--val-range", "--save-inputs", "--batch-size", "--no-calibrate"),
-        *("--plan", "--reference", "--model", "--around", "--radius", "--profile", "--rows"),
+        *("--allow-host-code", "--plan", "--reference", "--model", "--around", "--radius", "--profile", "--rows"),
     ),
     "Target and precision": (
         *("--target", "--precision", "--keep-fp32", "--keep-bf16", "--keep-sum32", "--only-low", "--keep-as"),

@@ -53,7 +53,7 @@ def test_a_broken_report_is_named_in_one_line(
         assert main(["report", str(path), *options]) == 2
         line = capsys.readouterr().err.strip()
         assert line.startswith(f"planner: error: {path} is {where}")
-        assert line.endswith("; give what analyze, plan or diff wrote with --json")
+        assert line.endswith("; give what a command wrote with --json")
         assert "\n" not in line
     assert not (tmp_path / "out.html").exists()
 
