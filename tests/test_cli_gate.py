@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,7 @@ class TestDefaults:
             '[check]\nfail-on = "never"\ntolerance = ["rel_l2=1e-2"]\ninputs = "data.npz"\n'
         )
         (tmp_path / "below").mkdir()
+        (tmp_path / ".git").mkdir()
         monkeypatch.chdir(tmp_path / "below")
         code, data = run(capsys, "check", model)
         assert code == 1  # the tolerance, on the file's inputs
@@ -96,6 +98,21 @@ class TestDefaults:
         harmless = scaled(tmp_path / "m2.onnx", 3.0)
         assert run(capsys, "check", harmless)[0] == 0
         assert run(capsys, "check", harmless, "--tolerance", "max_abs=1e-12")[0] == 1
+
+    def test_one_above_the_repository_is_none_of_ours(self, tmp_path, capsys, monkeypatch):
+        (tmp_path / "planner.toml").write_text("[chek]\n")
+        (tmp_path / "repository" / ".git").mkdir(parents=True)
+        for folder in (tmp_path / "repository", tmp_path / "elsewhere"):
+            folder.mkdir(exist_ok=True)
+            monkeypatch.chdir(folder)
+            assert main(["fp16", "1"]) == 0
+
+    @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a file away")
+    def test_another_users_is_none_of_ours(self, tmp_path, monkeypatch):
+        (tmp_path / "planner.toml").write_text("[chek]\n")
+        os.chown(tmp_path / "planner.toml", 12345, 12345)
+        monkeypatch.chdir(tmp_path)
+        assert main(["fp16", "1"]) == 0
 
     @pytest.mark.parametrize(
         ("text", "said"),

@@ -7,12 +7,13 @@
     [check]
     fail-on = "warning"
 
-The nearest one at or above the working folder counts; what is said on the command line wins. Paths in it are relative
-to its own folder.
+The nearest one from the working folder up to the top of its repository counts; what is said on the command line wins.
+Paths in it are relative to its own folder.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +28,16 @@ _PATHS = frozenset({"--inputs", "--rules", "--metric", "--surgery", "--plan", "-
 
 
 def find_defaults(start: Path | None = None) -> Path | None:
-    """The nearest planner.toml at or above a folder."""
+    """The nearest planner.toml from a folder up to the top of its repository (the folder with .git), or only there.
+
+    It can name scripts that are run, so one that lies further up, or that another user wrote, is none of ours.
+    """
     here = (start or Path.cwd()).absolute()
-    return next((folder / NAME for folder in (here, *here.parents) if (folder / NAME).is_file()), None)
+    above = (here, *here.parents)
+    top = next((at for at, folder in enumerate(above) if (folder / ".git").exists()), 0)
+    found = next((folder / NAME for folder in above[: top + 1] if (folder / NAME).is_file()), None)
+    owners = {0, os.getuid()} if hasattr(os, "getuid") else None
+    return found if found is not None and (owners is None or found.stat().st_uid in owners) else None
 
 
 def read_defaults(path: Path) -> dict[str, Any]:
