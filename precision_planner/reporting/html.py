@@ -94,6 +94,6 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(number=number, share=share, size=size, histogram=histogram_plot)
     environment.filters.update(load_plot=load_plot, action=action_told, measured=measured_told)
     environment.filters.update(analysis_headline=analysis_headline, plan_headline=plan_headline)
-    environment.filters.update(load_plot=load_plot, sections=sections)
+    environment.filters.update(sections=sections)
     environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing, worst=_worst_outputs)
     return environment
