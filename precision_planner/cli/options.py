@@ -104,6 +104,12 @@ def target_option(what: str) -> Callable[[Command], Command]:
     )
 
 
+def optional_target(command: Command) -> Command:
+    """--target where there need be none."""
+    words = f"Only what this build takes, judged by its arithmetic: {', '.join(TARGETS)}."
+    return click.option("--target", type=TargetName(), metavar="TARGET", help=words)(command)
+
+
 def verdict_options(command: Command) -> Command:
     """The options of commands whose last line is a verdict."""
     for option in (

@@ -10,7 +10,7 @@ import click
 
 from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
-from precision_planner.cli.options import fusion_kinds, graph_options, verdict_options
+from precision_planner.cli.options import fusion_kinds, graph_options, optional_target, verdict_options
 from precision_planner.errors import OutputError
 
 
@@ -25,6 +25,7 @@ from precision_planner.errors import OutputError
     help="The low type; fp32 only fuses.",
 )
 @click.option("--plan", "plan_path", metavar="PLAN.json|DIR", help="Carry out a plan, saved or edited, as it is.")
+@optional_target
 @graph_options
 @inputs_options
 @verdict_options

@@ -11,7 +11,7 @@ import onnx
 
 from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.divergence import where_told
-from precision_planner.errors import ConversionError, InputsError, MissingExtraError, ModelError
+from precision_planner.errors import ConversionError, InputsError, MissingExtraError, ModelError, TargetError
 from precision_planner.judging.verdict import Verdict, inputs_told, not_judged, verdict_of
 from precision_planner.model import Model
 from precision_planner.model.inputs import Batch, Inputs, load_inputs
@@ -19,6 +19,8 @@ from precision_planner.rewriting import RewriteResult
 from precision_planner.rewriting import rewrite as rewrite_only
 from precision_planner.rewriting.applying import apply as apply_only
 from precision_planner.rewriting.applying import load_plan
+from precision_planner.simulation import is_typed_low
+from precision_planner.targets import Target, get_target
 
 __all__ = ["MAX_BATCHES", "apply", "judge_rewrite", "rewrite", "verdict_of_diff"]
 
@@ -27,7 +29,12 @@ MAX_BATCHES = 3
 
 
 def rewrite(
-    model: Model | onnx.ModelProto | Any, *, inputs: Any = None, verify: bool = True, **options: Any
+    model: Model | onnx.ModelProto | Any,
+    *,
+    inputs: Any = None,
+    verify: bool = True,
+    target: str | None = None,
+    **options: Any,
 ) -> RewriteResult:
     """Rewrite a model in a low precision, and judge what came out.
 
@@ -38,14 +45,22 @@ def rewrite(
       model: a path, a ModelProto or a `Model`.
       inputs: as `planner --inputs`, arrays by name, or None: made up.
       verify: check and judge the result; False says "NOT JUDGED".
+      target: the build target: what it has no kernels for stays in FP32, islands that its builder takes away are
+        written so that they stay, and the verdict is of its arithmetic. None: what holds everywhere.
       options: see `precision_planner.rewriting.rewrite`: precision, fuse, keep_fp32, keep_bf16, only_low, io_types, ...
 
     Raises:
       ConversionError: nothing could be converted, or what was written is refused by checker or runtime.
       SelectorError, InputsError: see there.
+      TargetError: no such target, or one that takes no types from the graph.
     """
+    chosen = None if target is None else get_target(target)
+    if chosen is not None:
+        if not chosen.strong:
+            raise TargetError(f"{chosen.name} is weakly typed, so a typed graph is not for it; use planner plan")
+        options = {**options, "refused": chosen.refused, "islands": chosen.islands}
     result = rewrite_only(model, inputs=inputs, verify=verify, **options)
-    verdict = judge_rewrite(result, inputs) if verify else not_judged("verification was switched off")
+    verdict = judge_rewrite(result, inputs, chosen) if verify else not_judged("verification was switched off")
     return replace(result, report={**result.report, "verdict": verdict.to_dict()}, verdict=verdict)
 
 
@@ -66,19 +81,30 @@ def apply(model: Model | onnx.ModelProto | Any, plan: Any, *, inputs: Any = None
     return replace(result, report={**result.report, "verdict": verdict.to_dict()}, verdict=verdict)
 
 
-def judge_rewrite(result: RewriteResult, inputs: Any = None) -> Verdict:
+def judge_rewrite(result: RewriteResult, inputs: Any = None, target: Target | None = None) -> Verdict:
     """Simulate a rewritten model against the model that it was made of.
 
     Args:
       result: of a rewrite.
       inputs: see `load_inputs`; at most `MAX_BATCHES` batches are run.
+      target: whose arithmetic is simulated; None: sums in FP32, operators as ONNX has them.
 
     Raises:
       InputsError: the inputs given do not fit.
     """
     data = first_batches(load_inputs(inputs, result.source), MAX_BATCHES)
     try:
-        found = compare(result.source, result.typed, data, names=result.report["names"], self_check=False, checked=True)
+        low = target is not None and is_typed_low(result.typed)
+        found = compare(
+            result.source,
+            result.typed,
+            data,
+            names=result.report["names"],
+            self_check=False,
+            checked=True,
+            accumulation=target.sums if target is not None and low else None,
+            lowering=target.lowering if target is not None else None,
+        )
     except (ModelError, ConversionError, MissingExtraError) as error:
         return not_judged(str(error))
     except InputsError as error:

@@ -89,6 +89,7 @@ def apply(
         layernorm=str(recipe.get("layernorm", "onnx")),
         plugins=parse_plugins(recipe.get("plugins", ())),
         islands=target.islands if target.strong else None,
+        refused=target.refused,
         inputs=inputs,
         verify=verify,
         safe=False,

@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper, parser
 import precision_planner as pp
 from precision_planner.analysis.on_target import find_defects, find_refused
 from precision_planner.cli.main import main
+from precision_planner.errors import TargetError
 from precision_planner.model import Model, infer_types
 from precision_planner.targets import TARGETS, get_target
 
@@ -231,3 +232,34 @@ def test_every_defect_has_what_a_reader_needs(target: str) -> None:
         assert defect.breaker
         assert all(onnx.defs.has(name) for name in defect.operators)
     assert len({defect.key for defect in get_target(target).defects}) == len(get_target(target).defects)
+
+
+def test_rewrite_for_a_target_keeps_what_it_has_no_kernel_for() -> None:
+    batch = {"x": np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)}
+    anywhere = pp.rewrite(network(), precision="bf16", inputs=batch)
+    result = pp.rewrite(network(), precision="bf16", target="onnxruntime", inputs=batch)
+    kept = {entry["op_type"] for entry in result.report["kept_fp32"]}
+    assert {"MaxPool", "Resize", "ReduceMean"} <= kept
+    assert "MaxPool" not in {entry["op_type"] for entry in anywhere.report["kept_fp32"]}
+    with pytest.raises(TargetError, match="weakly typed"):
+        pp.rewrite(network(), target="tensorrt-8.6")
+
+
+def test_rewrite_for_a_target_is_judged_by_its_arithmetic() -> None:
+    made = parser.parse_model(
+        HEAD % 13 + "(float[2,256] x) => (float[2,256] y) { y = LpNormalization<axis=-1, p=2>(x) }"
+    )
+    batch = {"x": np.full((2, 256), 25, np.float32)}
+    here, there = (
+        pp.rewrite(made, precision="fp16", target=target, inputs=batch).report["verdict"]["grade"]
+        for target in ("onnxruntime", "tensorrt-10-strong")
+    )
+    assert (here, there) == ("FINE", "GARBAGE")
+
+
+def test_what_sources_name_of_the_repository_is_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for target in TARGETS.values():
+        for text in (*target.sources.values(), *(entry.source for entry in (*target.lowering, *target.refused))):
+            for path in re.findall(r"\b((?:evidence|benchmarks|docs)/[\w/.]+\.(?:json|py|md))", text):
+                assert path == "docs/operators.md" or path == "docs/OperatorKernels.md" or (root / path).exists(), path
