@@ -57,11 +57,6 @@ class FloatTensor:
         return numpy_dtype(self.data_type)
 
     @property
-    def is_sparse(self) -> bool:
-        """Whether only the values that are not zero are stored."""
-        return self.kind.startswith("sparse")
-
-    @property
     def elements(self) -> int:
         """How many values are stored."""
         if self.values is not None:

@@ -42,9 +42,6 @@ PROTOBUF_LIMIT = 2**31 - 1 - 2**20
 EXTERNAL_ALIGNMENT = 4096
 """Offsets of external tensors are multiples of the page, so that readers can map them."""
 
-EXTERNAL_MIN_BYTES = 1024
-"""Smaller initializers stay inside the model file: shape inference reads shapes there."""
-
 _LATER = "planner-names-this-later"
 _SEARCHED_BYTES = 64 << 20
 """A model whose weights lie outside is smaller than this."""

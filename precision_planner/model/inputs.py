@@ -30,8 +30,6 @@ __all__ = [
     "take_rows",
 ]
 
-InputsSource = "Inputs | Mapping[str, np.ndarray] | Iterable[Mapping[str, np.ndarray]] | str | os.PathLike[str] | None"
-
 
 def load_inputs(source: Any, model: Model, *, check: bool = True) -> Inputs:
     """Batches for a model, each checked against what it takes.

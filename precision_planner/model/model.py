@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +13,9 @@ from precision_planner.errors import ModelError
 from precision_planner.model import files
 from precision_planner.model.payloads import FileSlice, WeightStore
 from precision_planner.model.tensors import dense_nbytes, iter_tensors, marker_key, tensor_array
-from precision_planner.model.wire import MARKER_PREFIX
 
 if TYPE_CHECKING:
     import os
-
-    ModelSource = "Model | onnx.ModelProto | str | os.PathLike[str]"
 
 MAX_IR_VERSION = 10
 """The newest IR written for opsets up to 22: onnx 1.23 defaults to 14, which onnxruntime refuses to load."""
@@ -125,10 +121,6 @@ class Model:
         """A tensor's values, read-only, as a view of the file where possible; see `tensor_array`."""
         return tensor_array(tensor, self.weights)
 
-    def is_stored(self, tensor: onnx.TensorProto) -> bool:
-        """Whether the tensor's payload is in the weight store rather than inline."""
-        return marker_key(tensor) is not None
-
     def to_bytes(self) -> bytes:
         """The whole model as one serialized ModelProto; ModelError past 2 GiB."""
         return files.serialize(self.proto, self.weights)
@@ -163,13 +155,3 @@ class Model:
         return files.write_model(
             Path(path), self.proto, self.weights, force=force, external=external, protect=self.files
         )
-
-
-def is_marker(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor of a stripped proto stands for a stored payload."""
-    return any(entry.value.startswith(MARKER_PREFIX) for entry in tensor.external_data)
-
-
-def tensors_of(model: Model) -> Sequence[onnx.TensorProto]:
-    """Every tensor of the model, wherever it sits."""
-    return [site.tensor for site in iter_tensors(model.proto)]

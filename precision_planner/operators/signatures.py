@@ -41,7 +41,6 @@ class Slot:
       parameter: the type parameter's name, or the fixed type string.
       elements: the floating element types it takes (TensorProto.DataType).
       takes_int32: whether an int32 tensor may stand there.
-      takes_other: whether anything but a float tensor may stand there.
       variadic: it stands for this and all following arguments.
       homogeneous: a variadic's arguments share one type.
     """
@@ -49,7 +48,6 @@ class Slot:
     parameter: str
     elements: frozenset[int]
     takes_int32: bool = False
-    takes_other: bool = False
     variadic: bool = False
     homogeneous: bool = True
 
@@ -114,15 +112,9 @@ def op_types(op_type: str, domain: str, version: int) -> OpTypes | None:
 
 def make_slot(parameter: str, allowed: tuple[str, ...], variadic: bool, homogeneous: bool) -> Slot:
     """Reduce a formal parameter; `allowed` are ONNX type strings such as ``seq(tensor(float16))``."""
-    elements, other = set(), False
-    for text in allowed:
-        name = text.rpartition("(")[2].rstrip(")")
-        element = _ELEMENT_NAMES.get(name)
-        if element is None:
-            other = True
-        else:
-            elements.add(int(element))
-    return Slot(parameter, frozenset(elements), "tensor(int32)" in allowed, other, variadic, homogeneous)
+    names = (text.rpartition("(")[2].rstrip(")") for text in allowed)
+    elements = {int(element) for name in names if (element := _ELEMENT_NAMES.get(name)) is not None}
+    return Slot(parameter, frozenset(elements), "tensor(int32)" in allowed, variadic, homogeneous)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from precision_planner.model import GraphIndex, Model, NodeId
-from precision_planner.planning.policy import Choices, Resolution, resolve
+from precision_planner.planning.policy import Resolution, resolve
 from precision_planner.rules import Case, Rule, RuleBook, evaluate
 from precision_planner.rules.engine.cases import Measure, case_evidence, case_inputs, case_model
 from precision_planner.rules.facts.evidence import measured_amax
@@ -102,7 +102,7 @@ def apply_action(rule: Rule, case: Case, measure: Measure) -> Cured:
     policy = rule.policies[0]
     evaluation = evaluate(RuleBook((rule,)), evidence, policy=policy)
     # under "auto" the order of the keeps is that of "rules"; torch's promotion is no cure of a case
-    resolution = resolve(evaluation, evidence, Choices(), policy="rules")
+    resolution = resolve(evaluation, evidence, policy="rules")
     model, decisions = evidence.model, dict(resolution.decisions)
     if resolution.fuse:
         model = fuse(model, resolution.fuse).model

@@ -13,7 +13,7 @@ from precision_planner.model.inputs import Inputs
 from precision_planner.numerics.formats import get_format
 from precision_planner.patterns import Match
 from precision_planner.patterns.selecting import pattern_kinds
-from precision_planner.planning.policy import Choices, Resolution, resolve
+from precision_planner.planning.policy import Resolution, resolve
 from precision_planner.planning.repairing import carry_out
 from precision_planner.rules import Evaluation, Evidence, Finding, RuleBook, evaluate, load_rulebook
 from precision_planner.rules.facts.registry import json_value
@@ -85,7 +85,7 @@ def decide(
     """
     rulebook = load_rulebook(rules)
     # the user's own selectors are applied by `rewrite`, where they win over every decision
-    choices = Choices(fuse=frozenset(pattern_kinds(fuse)))
+    kinds = frozenset(pattern_kinds(fuse))
 
     def ask(subject: Model, known: Evidence | None = None) -> tuple[Evidence, Evaluation, Resolution]:
         evidence = known or collect_evidence(
@@ -95,7 +95,7 @@ def decide(
 
     def judge(evidence: Evidence, without: Collection[str] = without) -> tuple[Evaluation, Resolution]:
         evaluation = evaluate(rulebook, evidence, only=only, disable=disable, policy=policy, without=without)
-        return evaluation, resolve(evaluation, evidence, choices, policy=policy)
+        return evaluation, resolve(evaluation, evidence, fuse=kinds, policy=policy)
 
     evidence, evaluation, resolution = ask(model, measured)
     first, findings = evidence, evaluation.findings

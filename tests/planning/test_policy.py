@@ -9,7 +9,7 @@ import pytest
 from precision_planner.errors import SelectorError
 from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.patterns import find_patterns
-from precision_planner.planning.policy import Choices, resolve
+from precision_planner.planning.policy import FUSED, resolve
 from precision_planner.rules import Evidence, evaluate, load_rulebook
 from precision_planner.rules.engine.cases import model_census
 from precision_planner.rules.language.builders import BUILDERS
@@ -36,9 +36,9 @@ def parse(body):
     return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {body}')
 
 
-def resolved(facts, choices=None, *, policy="auto", only=(), repair=True):
+def resolved(facts, *, fuse=FUSED, policy="auto", only=(), repair=True):
     evaluation = evaluate(BOOK, facts, policy=policy, only=only, without=() if repair else REPAIRS)
-    return resolve(evaluation, facts, choices, policy=policy)
+    return resolve(evaluation, facts, fuse=fuse, policy=policy)
 
 
 def kept(resolution):
@@ -64,14 +64,11 @@ def test_an_overflowing_stream_is_rescaled_and_nothing_is_kept_for_it():
         assert found.decisions == {}
 
 
-def test_fp32_of_one_rule_beats_bf16_of_another_and_the_loser_is_listed():
+def test_fp32_of_one_rule_beats_bf16_of_another():
     facts = evidence(parse(BLOCK), {"x": np.array([[60000, 1, 2, 3.0]])})
     found = resolved(facts, repair=False)
     # RG001 asks BF16 for the product and its reader, RS001 FP32 for the residual sum and the norm
     assert kept(found) == {"a": "bf16", "b": "fp32", "n": "fp32"}
-    (lost,) = [entry for entry in found.superseded if entry.action.rule == "RG001"]
-    assert [node.output for node in lost.nodes] == ["b"]
-    assert lost.reason == "RS001 asks for keep_fp32"
     assert set(found.spoken) == {"LN002", "RG001", "RS001"}
 
 
@@ -79,20 +76,7 @@ def test_made_up_data_alone_never_keeps_a_gemm_high():
     facts = evidence(parse(BLOCK), {"x": np.array([[60000, 1, 2, 3.0]])}, synthesized=True)
     found = resolved(facts, repair=False)
     assert kept(found) == {"b": "fp32", "n": "fp32"}
-    assert any("made-up inputs" in entry.reason for entry in found.superseded)
     assert {finding.confidence for finding in evaluate(BOOK, facts).findings} == {"low"}
-
-
-def test_the_user_wins():
-    facts = evidence(parse(BLOCK), {"x": np.array([[60000, 1, 2, 3.0]])})
-    nodes = {facts.index.node_id(facts.index.main, position).output: facts.index.node_id(facts.index.main, position)
-             for position in range(4)}  # fmt: skip
-    choices = Choices(keep_fp32={nodes["a"]: "MatMul"}, keep_bf16={nodes["b"]: "Add", nodes["a"]: "MatMul"})
-    found = resolved(facts, choices, repair=False)
-    assert kept(found) == {"a": "fp32", "b": "bf16", "n": "fp32"}
-    assert found.decisions[nodes["a"]].reason == "--keep-fp32 MatMul"
-    only = resolved(facts, Choices(only_low=frozenset({nodes["y"]})), repair=False)
-    assert kept(only) == {"a": "fp32", "b": "fp32", "n": "fp32"}
 
 
 def test_a_fusion_takes_its_nodes_and_keeping_a_part_keeps_the_fused_node():
@@ -100,7 +84,7 @@ def test_a_fusion_takes_its_nodes_and_keeping_a_part_keeps_the_fused_node():
     found = resolved(facts)
     assert [match.kind for match in found.fuse] == ["layer_normalization"]
     assert found.decisions == {}
-    unfused = resolved(facts, Choices(fuse=frozenset()))
+    unfused = resolved(facts, fuse=frozenset())
     assert unfused.fuse == ()
     assert set(kept(unfused).values()) == {"fp32"}
     assert len(unfused.decisions) == 9
@@ -130,9 +114,7 @@ def test_a_repair_replaces_keeping():
     found = resolved(facts)
     assert [(request.repair, request.label) for request in found.repairs] == [("finite_mask", "MK001")]
     assert found.decisions == {}
-    off = resolved(facts, Choices(repair=False))
-    assert off.repairs == ()
-    assert any(entry.reason == "repairs are switched off" for entry in off.superseded)
+    assert resolved(facts, repair=False).repairs == ()
 
 
 AMP = """g (int64[2] ids, float[2,4] extra) => (float[2,4] y)

@@ -6,7 +6,7 @@ above the rules: `precision_planner.planning.cures` does that part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,10 +22,9 @@ from precision_planner.rules.facts.evidence import Evidence, RangeLike, ValueKey
 from precision_planner.rules.language.builders import BUILDERS
 from precision_planner.rules.language.case_inputs import make_input
 from precision_planner.rules.language.rule import Case, Rule, RuleBook
-from precision_planner.rules.language.schema import read_cases
 from precision_planner.rules.language.yaml_tree import fail
 
-__all__ = ["CaseResult", "Measure", "case_evidence", "case_inputs", "case_model", "run_case", "run_cases"]
+__all__ = ["CaseResult", "Measure", "case_evidence", "case_inputs", "case_model", "run_case"]
 
 Arrays: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
 Measure: TypeAlias = Callable[[Model, Sequence[Arrays]], Mapping[ValueKey, RangeLike]]
@@ -52,11 +51,6 @@ class CaseResult:
     def passed(self) -> bool:
         """Whether nothing differs."""
         return not self.failures
-
-
-def run_cases(rules: Iterable[Rule], measure: Measure) -> list[CaseResult]:
-    """Run all cases of some rules."""
-    return [run_case(rule, case, measure) for rule in rules for case in read_cases(rule)]
 
 
 def run_case(rule: Rule, case: Case, measure: Measure) -> CaseResult:
