@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, WeightStore, marker_key, numpy_dtype, set_payload
 from precision_planner.model.flow import Flow
+from precision_planner.model.names import SUFFIX, FreshNames
 from precision_planner.model.tensors import clear_values
 from precision_planner.rewriting.mask_constants import mask_constants, tested_masks
-from precision_planner.rewriting.names import SUFFIX, Names
 from precision_planner.rewriting.weights import (
     BLOCK,
     MASK_LIMIT,
@@ -45,7 +45,7 @@ class ConstantWriter:
     """
 
     def __init__(
-        self, model: Model, index: GraphIndex, assignment: TypeAssignment, policy: WeightPolicy, names: Names
+        self, model: Model, index: GraphIndex, assignment: TypeAssignment, policy: WeightPolicy, names: FreshNames
     ) -> None:
         self.model, self.index, self.assignment, self.policy, self.names = model, index, assignment, policy, names
         self.nodes: dict[tuple[str, ...], dict[str, list[onnx.NodeProto]]] = {}

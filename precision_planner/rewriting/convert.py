@@ -29,11 +29,11 @@ from precision_planner.model import (
     first_output,
     topological_order,
 )
+from precision_planner.model.names import SUFFIX, FreshNames
 from precision_planner.operators import named, row_of
 from precision_planner.rewriting.annotations import update_annotations
 from precision_planner.rewriting.casts import cast_target, is_cast, is_exact
 from precision_planner.rewriting.constants import ConstantWriter
-from precision_planner.rewriting.names import SUFFIX, Names
 from precision_planner.rewriting.weights import WeightChange, WeightPolicy, check_policy
 from precision_planner.typing import Key, TypeAssignment
 
@@ -104,7 +104,7 @@ class _Writer:
     options: ConvertOptions
     proto: onnx.ModelProto = field(init=False)
     index: GraphIndex = field(init=False)
-    names: Names = field(init=False)
+    names: FreshNames = field(init=False)
     constants: ConstantWriter = field(init=False)
     stored_name: dict[Key, str] = field(default_factory=dict)
     original_name: dict[str, str] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class _Writer:
     def __post_init__(self) -> None:
         self.proto = self.model.edit()
         self.index = GraphIndex(self.proto)
-        self.names = Names(self.proto)
+        self.names = FreshNames.of(self.proto)
         self.constants = ConstantWriter(self.model, self.index, self.assignment, self.options.weights, self.names)
 
     def run(self) -> ConvertResult:

@@ -6,8 +6,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope
+from precision_planner.model.names import FreshNames
 from precision_planner.operators import op_types, row_of
-from precision_planner.rewriting.names import Names
 from precision_planner.typing.elements import function_of, opset_of
 
 
@@ -27,7 +27,7 @@ def int32_inputs(model: Model) -> tuple[Model, dict[str, str]]:
         return model, {}
     direct = {name for name in wanted if _all_take_int32(model, index, name)}
     proto = model.edit()
-    names = Names(proto)
+    names = FreshNames.of(proto)
     renamed: dict[str, str] = {}
     casts = []
     for name in wanted:

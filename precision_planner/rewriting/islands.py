@@ -18,8 +18,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types
+from precision_planner.model.names import FreshNames
 from precision_planner.operators import RESHAPES, moves_values
-from precision_planner.rewriting.names import Names
 from precision_planner.targets.target import Islands
 
 __all__ = ["IslandsResult", "keep_islands"]
@@ -127,7 +127,7 @@ def _casts_to(scope: Scope, name: str) -> set[int]:
 
 def _insert(model: Model, slots: dict[tuple[tuple[str, ...], int], int]) -> IslandsResult:
     proto = model.edit()
-    index, names = GraphIndex(proto), Names(proto)
+    index, names = GraphIndex(proto), FreshNames.of(proto)
     zero = names.fresh("island__zero")
     products: list[str] = []
     for scope in reversed(index.scopes):  # bodies first: a graph's nodes are copied

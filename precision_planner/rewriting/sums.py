@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types
-from precision_planner.rewriting.names import Names
+from precision_planner.model.names import FreshNames
 from precision_planner.typing import Key
 
 __all__ = ["SumsResult", "promise_sums"]
@@ -66,7 +66,7 @@ class _Writer:
         self.types: TypeTable = infer_types(model, GraphIndex(model.proto))
         self.proto = model.edit()
         self.index = GraphIndex(self.proto)
-        self.names = Names(self.proto)
+        self.names = FreshNames.of(self.proto)
         self.casts = 0
         self.inside: list[str] = []
 

@@ -23,6 +23,7 @@ from precision_planner.model import (
     infer_types,
     numpy_dtype,
 )
+from precision_planner.model.names import FreshNames
 from precision_planner.operators import Operator, operators
 
 
@@ -47,14 +48,9 @@ class Facts:
         return infer_types(self.model, self.index)
 
     @cached_property
-    def taken(self) -> set[str]:
-        """Value names in use."""
-        names: set[str] = set()
-        for scope in self.index.scopes:
-            names.update(scope.inputs, scope.initializers, scope.sparse_initializers)
-            for node in scope.nodes:
-                names.update(node.output, node.input)
-        return names
+    def names(self) -> FreshNames:
+        """Names that the model does not have yet."""
+        return FreshNames.of(self.model.proto)
 
 
 @dataclass(slots=True)
@@ -74,12 +70,7 @@ class Context:
 
     def fresh(self, base: str) -> str:
         """A value name that the model does not have yet."""
-        name, number = base, 0
-        while name in self.facts.taken:
-            number += 1
-            name = f"{base}_{number}"
-        self.facts.taken.add(name)
-        return name
+        return self.facts.names.fresh(base)
 
     def constant(self, base: str, array: np.ndarray) -> str:
         """A new constant: an initializer, or a Constant node inside a function."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from precision_planner.model.names import FreshNames
 
-def fused_name(names: Sequence[str], op_type: str, output: str, taken: set[str]) -> str:
+
+def fused_name(names: Sequence[str], op_type: str, output: str, names_of_nodes: FreshNames) -> str:
     """A name for the node that replaces nodes of these names.
 
     ``/encoder/layer.0/output/LayerNorm/Pow`` and its siblings give ``/encoder/layer.0/output/LayerNorm/<op_type>``;
@@ -15,17 +17,12 @@ def fused_name(names: Sequence[str], op_type: str, output: str, taken: set[str])
       names: of the replaced nodes, in graph order; empty ones are passed over.
       op_type: of the new node.
       output: its output value.
-      taken: names in use; the new one is added.
+      names_of_nodes: those in use; the new one is added.
     """
     present = [name for name in names if name]
     prefix = _common_scope(present)
     base = f"{prefix}{op_type}" if prefix else f"{op_type}_{present[-1] if present else output}"
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}_{number}"
-    taken.add(name)
-    return name
+    return names_of_nodes.fresh(base)
 
 
 def _common_scope(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.model.names import FreshNames
 from precision_planner.operators import row_of
 
 __all__ = ["is_all", "to_single"]
@@ -61,11 +62,11 @@ def to_single(model: Model, element: int = TensorProto.DOUBLE) -> Model:
             store, narrowed = store.add(_converted(store[key], numpy_dtype(element)))
             tensor.CopyFrom(stored_tensor(tensor.name, list(tensor.dims), TensorProto.FLOAT, narrowed))
     graph = proto.graph
-    taken = {name for scope in GraphIndex(proto).scopes for node in scope.nodes for name in (*node.input, *node.output)}
+    names = FreshNames.of(proto)
     renamed, front, back = dict[str, str](), list[NodeProto](), list[NodeProto]()
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == element and value.name not in renamed:
-            renamed[value.name] = _fresh(f"{value.name}__single", taken)
+            renamed[value.name] = names.fresh(f"{value.name}__single")
     for value in graph.input:
         if value.name in renamed:
             front.append(_cast(value.name, renamed[value.name], TensorProto.FLOAT))
@@ -81,13 +82,6 @@ def to_single(model: Model, element: int = TensorProto.DOUBLE) -> Model:
     graph.node.extend(nodes)
     del graph.value_info[:]
     return model.with_proto(proto, store)
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
 
 
 def _cast(source: str, target: str, to: int) -> NodeProto:

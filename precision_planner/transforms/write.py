@@ -15,6 +15,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.model.names import FreshNames
 from precision_planner.operators import domain_of, is_arithmetic, row_of
 from precision_planner.patterns import Match, NormRewrite, Operand
 from precision_planner.transforms.naming import fused_name
@@ -36,8 +37,8 @@ class Writer:
         self.index = GraphIndex(self.proto)
         self.before = names
         self.builder = model.weights.builder()
-        self.values = _taken_values(self.index)
-        self.nodes = {node.name for _, _, node in self.index.nodes() if node.name}
+        self.values = FreshNames.of(self.proto)
+        self.nodes = FreshNames(node.name for _, _, node in self.index.nodes())
         self.mapping: dict[str, str] = {}
         self._new: dict[tuple[str, ...], dict[int, list[NodeProto]]] = {}
         self._drop: dict[tuple[str, ...], set[int]] = {}
@@ -85,20 +86,22 @@ class Writer:
             perm = [at for at in range(rank) if at - rank not in rewrite.axes]
             perm += [at + rank for at in rewrite.axes]
             axis = -len(rewrite.axes)
-            x = self._fresh(f"{output}_channels_last")
-            nodes.append(helper.make_node("Transpose", [rewrite.x], [x], self._name(f"{prefix}Transpose"), perm=perm))
+            x = self.values.fresh(f"{output}_channels_last")
+            nodes.append(
+                helper.make_node("Transpose", [rewrite.x], [x], self.nodes.fresh(f"{prefix}Transpose"), perm=perm)
+            )
         scale = self._operand(scope, rewrite.scale, rewrite, nodes, prefix)
         inputs = [x, scale]
         if rewrite.bias is not None:
             inputs.append(self._operand(scope, rewrite.bias, rewrite, nodes, prefix))
-        at = output if not stages else self._fresh(f"{output}_normalized")
+        at = output if not stages else self.values.fresh(f"{output}_normalized")
         main = helper.make_node(
             rewrite.op_type, inputs, [at], name, axis=axis, epsilon=rewrite.epsilon, stash_type=int(TensorProto.FLOAT)
         )
         nodes.append(main)
         for number, stage in enumerate(stages):
-            result = output if number == len(stages) - 1 else self._fresh(f"{output}_{stage.lower()}")
-            label = self._name(f"{prefix}{stage}")
+            result = output if number == len(stages) - 1 else self.values.fresh(f"{output}_{stage.lower()}")
+            label = self.nodes.fresh(f"{prefix}{stage}")
             if stage == "Transpose":
                 back = [int(place) for place in np.argsort(perm)]
                 nodes.append(helper.make_node("Transpose", [at], [result], label, perm=back))
@@ -124,15 +127,17 @@ class Writer:
             if key not in self._constants:
                 copy = TensorProto()
                 copy.CopyFrom(tensor)
-                copy.name = self._fresh(f"{operand.value}_{'x'.join(map(str, operand.dims))}")
+                copy.name = self.values.fresh(f"{operand.value}_{'x'.join(map(str, operand.dims))}")
                 del copy.dims[:]
                 copy.dims.extend(operand.dims)
                 scope.container.initializer.append(copy)
                 self._constants[key] = copy.name
             return self._constants[key]
         shape = self._constant(scope, np.array(operand.dims, np.int64), f"{operand.value}_shape")
-        result = self._fresh(f"{operand.value}_reshaped")
-        nodes.append(helper.make_node("Reshape", [operand.value, shape], [result], self._name(f"{prefix}Reshape")))
+        result = self.values.fresh(f"{operand.value}_reshaped")
+        nodes.append(
+            helper.make_node("Reshape", [operand.value, shape], [result], self.nodes.fresh(f"{prefix}Reshape"))
+        )
         return result
 
     @staticmethod
@@ -153,7 +158,7 @@ class Writer:
         return self._constants[key]
 
     def _constant(self, scope: Scope, array: np.ndarray, base: str) -> str:
-        name = self._fresh(base)
+        name = self.values.fresh(base)
         tensor = numpy_helper.from_array(array, name)
         if array.nbytes >= _INLINE_BYTES:
             tensor = stored_tensor(name, array.shape, tensor.data_type, self.builder.add(array_payload(array)))
@@ -163,22 +168,6 @@ class Writer:
             node = helper.make_node("Constant", [], [name], name, value=TensorProto())
             node.attribute[0].t.CopyFrom(tensor)
             self._pending.setdefault(scope.path, []).append(node)
-        return name
-
-    def _fresh(self, base: str) -> str:
-        name, number = base, 0
-        while name in self.values:
-            number += 1
-            name = f"{base}_{number}"
-        self.values.add(name)
-        return name
-
-    def _name(self, base: str) -> str:
-        name, number = base, 0
-        while name in self.nodes:
-            number += 1
-            name = f"{base}_{number}"
-        self.nodes.add(name)
         return name
 
     # -- taking effect ----------------------------------------------------------------------------------------------
@@ -305,12 +294,3 @@ def _inherit(node: NodeProto, old: list[NodeProto]) -> None:
                 seen.add(entry.key)
                 added = node.metadata_props.add()
                 added.key, added.value = entry.key, entry.value
-
-
-def _taken_values(index: GraphIndex) -> set[str]:
-    taken: set[str] = set()
-    for scope in index.scopes:
-        taken.update(scope.inputs, scope.initializers, scope.sparse_initializers)
-        for node in scope.nodes:
-            taken.update(node.input, node.output)
-    return taken

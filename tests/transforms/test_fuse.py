@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 
 from precision_planner.model import Model
+from precision_planner.model.names import FreshNames
 from precision_planner.model.session import Session
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.transforms import fuse, fuse_verified
@@ -240,5 +241,5 @@ def test_fusing_twice_changes_nothing() -> None:
     ],
 )
 def test_fused_name(names: list[str], expected: str) -> None:
-    assert fused_name(names, "Norm", "out", set()) == expected
-    assert fused_name(names, "Norm", "out", {expected}) == f"{expected}_1"
+    assert fused_name(names, "Norm", "out", FreshNames()) == expected
+    assert fused_name(names, "Norm", "out", FreshNames([expected])) == f"{expected}_1"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
+
+__all__ = ["SUFFIX", "FreshNames"]
 
 SUFFIX: dict[int, str] = {
     onnx.TensorProto.FLOAT: "fp32",
@@ -14,16 +18,26 @@ SUFFIX: dict[int, str] = {
 """What a value of that type is called after the double underscore."""
 
 
-class Names:
-    """Hands out value and node names that the model does not use, in any of its graphs."""
+class FreshNames:
+    """The one maker of names: hands out what is not in use, and remembers it.
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._taken: set[str] = set()
-        self._collect(proto.graph)
+    Args:
+      taken: names in use.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = set(taken)
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> FreshNames:
+        """Names of values and nodes that a model does not use, in any of its graphs, bodies and functions."""
+        made = cls()
+        made._collect(proto.graph)
         for function in proto.functions:
-            self._taken.update(function.input, function.output)
+            made._taken.update(function.input, function.output)
             for node in function.node:
-                self._collect_node(node)
+                made._collect_node(node)
+        return made
 
     def fresh(self, wish: str) -> str:
         """`wish`, with a number where it is taken."""
