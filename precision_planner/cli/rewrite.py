@@ -14,6 +14,17 @@ from precision_planner.cli.options import fusion_kinds, graph_options, optional_
 from precision_planner.errors import OutputError
 
 
+def _list_passes(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    """Print what `rewrite` does, in order, and end."""
+    if not asked or ctx.resilient_parsing:
+        return
+    from precision_planner.rewriting.passes import PASSES
+
+    for each in PASSES:
+        click.echo(f"{each.name:13} {each.does}")
+    ctx.exit()
+
+
 @click.command("rewrite", cls=PlannerCommand)
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="Where to write; MODEL.fp16.onnx beside the model by default.")
@@ -31,6 +42,14 @@ from precision_planner.errors import OutputError
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
 @click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
+@click.option(
+    "--list-passes",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_passes,
+    help="Print the passes, in order.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,

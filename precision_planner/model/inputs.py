@@ -20,7 +20,6 @@ __all__ = [
     "InputRequest",
     "InputSpec",
     "Inputs",
-    "InputsSource",
     "cast_batch",
     "fit_batch",
     "have_rows",

@@ -23,6 +23,7 @@ from precision_planner.rewriting.attention import VerifiedAttention, unwritten, 
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.interface import int32_inputs as narrow_inputs
 from precision_planner.rewriting.islands import keep_islands
+from precision_planner.rewriting.passes import Passes, PassResult
 from precision_planner.rewriting.report import build_report
 from precision_planner.rewriting.safeguards import closed_norms, safeguards
 from precision_planner.rewriting.sums import promise_sums
@@ -207,14 +208,17 @@ class _Rewrite:
         check_policy(self.weights)
         options = self._options()
         loaded = self.source
+        passes = Passes()
         if self.surgery:
-            self.source = run_surgery(self.source, self.surgery)
+            script = self.surgery
+            self.source = passes.run("surgery", loaded, lambda model: PassResult(run_surgery(model, script)))
         if options is not None and options.low == onnx.TensorProto.BFLOAT16:
-            self.source = to_single(self.source, onnx.TensorProto.FLOAT16)
+            widened = to_single(self.source, onnx.TensorProto.FLOAT16)
+            self.source = passes.run("widen", self.source, lambda _: PassResult(widened))
         folded = fold_constants(self.source) if options is not None else Folded(self.source)
-        self.source = folded.model
+        self.source = passes.run("fold", self.source, lambda _: PassResult(folded.model))
         attentions = self._attentions()
-        self.source = attentions.model
+        self.source = passes.run("attention", self.source, lambda _: PassResult(attentions.model))
         index = GraphIndex(self.source.proto)
         types = infer_types(self.source, index)
         kinds = self._needed_kinds()
@@ -226,6 +230,7 @@ class _Rewrite:
         decisions = guards | self._decisions(index, matches)
         before_fusion = time.perf_counter()
         fusion = self._fuse(index, matches)
+        passes.run("fuse", self.source, lambda _: PassResult(fusion.model, fusion.names))
         fusing = time.perf_counter() - before_fusion if self.verify else 0.0
         model = fusion.model
         assignment: TypeAssignment | None = None
@@ -233,7 +238,8 @@ class _Rewrite:
         result = ConvertResult(model)
         if options is not None:
             decisions = _carry(decisions, fusion, index, self.keep_as)
-            model, unraised = self._raise_for_bf16(model, decisions)
+            raised, unraised = self._raise_for_bf16(model, decisions)
+            model = passes.run("raise_opset", model, lambda _: PassResult(raised))
             reasons += unraised
             if options.low and "" in model.opsets and model.opset < OLDEST_OPSET:
                 raise ConversionError(
@@ -253,9 +259,14 @@ class _Rewrite:
             assignment = assign_types(model, decisions, options, index=now, types=table)
             self._check(assignment)
             result = convert(model, assignment, ConvertOptions(self.weights))  # type: ignore[arg-type]
+            converted = passes.run("convert", model, lambda _: PassResult(result.model))
             result = self._promise_sums(result, assignment)
-        finished = self._as_plugins(result.model)
-        typed, narrowed = narrow_inputs(finished) if self.int32_inputs else (finished, {})
+            passes.run("sums", converted, lambda _: PassResult(result.model))
+        typed = passes.run("plugins", result.model, lambda made: PassResult(self._as_plugins(made)))
+        narrowed: Mapping[str, str] = {}
+        if self.int32_inputs:
+            narrow, narrowed = narrow_inputs(typed)
+            typed = passes.run("int32_inputs", typed, lambda _: PassResult(narrow))
         seconds = time.perf_counter() - started - fusing
         before_checks = time.perf_counter()
         checks = self._verify(loaded, typed, fusion, changed=typed is not loaded)
@@ -281,6 +292,7 @@ class _Rewrite:
             seconds=seconds,
         )
         report["fused"] += [{"kind": "attention", "nodes": [name]} for name in attentions.fused]
+        report["passes"] = passes.done
         return RewriteResult(typed, report, assignment, self.source, model, decisions)
 
     def _attentions(self) -> VerifiedAttention:

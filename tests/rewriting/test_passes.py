@@ -1,0 +1,68 @@
+"""The passes of a rewrite: the list is what runs, and what a pass leaves behind is checked."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+import precision_planner as pp
+from precision_planner.cli.main import main
+from precision_planner.model import Model
+from precision_planner.rewriting.passes import PASSES, PassError, Passes, PassResult, faults
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+case (float[N,4] x, int64[N] i) => (float[N,4] y) <float[4,4] w = {1,2,0,0,0,1,0,3,0,0,1,0,1,0,0,1}, int64[1] z = {0}> {
+  [first] a = MatMul(x, w)
+  [gather] b = Gather(a, i)
+  [last] y = Exp(b)
+}
+"""
+UNSORTED = TEXT.replace("[first] a = MatMul(x, w)", "").replace("[last] y", "[first] a = MatMul(x, w)\n  [last] y")
+TWICE = TEXT.replace("[gather] b", "[again] a")
+
+
+def loaded(text: str) -> Model:
+    return Model.load(onnx.parser.parse_model(text))
+
+
+def test_the_list_is_what_runs():
+    names = [each.name for each in PASSES]
+    done = pp.rewrite(onnx.parser.parse_model(TEXT), precision="bf16", int32_inputs=True).report["passes"]
+    assert done == [name for name in names if name in done]
+    assert {"convert", "int32_inputs"} <= set(done)
+    assert pp.rewrite(onnx.parser.parse_model(TEXT), precision="fp32").report["passes"] == []
+
+
+def test_the_command_prints_the_list(capsys):
+    assert main(["rewrite", "--list-passes"]) == 0
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == [each.name for each in PASSES]
+
+
+def test_a_fault_is_seen():
+    assert faults(onnx.parser.parse_model(TEXT)) == []
+    assert faults(onnx.parser.parse_model(UNSORTED)) == ["'a', read by Gather before it is made"]
+    assert "'a', made twice" in faults(onnx.parser.parse_model(TWICE))
+
+
+@pytest.mark.parametrize(("text", "message"), [(UNSORTED, "convert left 'a', read by Gather"), (TWICE, "made twice")])
+def test_a_pass_that_leaves_one_is_named(text, message):
+    broken = loaded(TEXT).with_proto(onnx.parser.parse_model(text))
+    with pytest.raises(PassError, match=message):
+        Passes().run("convert", loaded(TEXT), lambda _: PassResult(broken))
+
+
+def test_a_model_that_came_so_is_not_blamed_on_a_pass():
+    broken = loaded(TEXT).with_proto(onnx.parser.parse_model(UNSORTED))
+    other = broken.with_proto(broken.edit())
+    assert Passes().run("convert", broken, lambda _: PassResult(other)) is other
+
+
+def test_names_and_notes_are_gathered_and_the_order_is_kept():
+    model = loaded(TEXT)
+    passes = Passes()
+    passes.run("fuse", model, lambda given: PassResult(given, {"a": "b"}, ("one",)))
+    assert (passes.names, passes.notes, passes.done) == ({"a": "b"}, ["one"], [])
+    with pytest.raises(PassError, match="surgery runs after fuse"):
+        passes.run("surgery", model, PassResult)
