@@ -22,7 +22,7 @@ def test_the_pages_are_up_to_date():
         for name, text in pages.items():
             (DOCS / name).write_text(text, encoding="utf-8")
     stale = [name for name, text in pages.items() if (DOCS / name).read_text(encoding="utf-8") != text]
-    assert stale == [], "run: planner rules --docs docs/rules"
+    assert stale == [], "run: PLANNER_UPDATE_GOLDENS=1 pytest tests/rules/test_pages.py"
     assert {path.name for path in DOCS.glob("*.md")} == set(pages)
 
 
