@@ -215,3 +215,15 @@ def test_a_model_that_fails_on_the_inputs_is_converted_and_says_so():
     result = pp.rewrite(made, inputs={"x": np.array([-1.0, 1.0], np.float32)})
     assert any("not looked for" in note for note in result.report["notes"])
     assert isinstance(result.model, onnx.ModelProto)
+
+
+@pytest.mark.parametrize("how", ["initializer", "constant"])
+def test_a_weight_stored_in_half_and_cast_back_makes_no_island(how: str) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]> case (float[2] x) => (float[2] y) '
+    stored = "float16[2] {14336, 16384}"
+    body = {
+        "initializer": "<float16[2] c = {14336, 16384}> { w = Cast<to = 1>(c) y = Mul(x, w) }",
+        "constant": f"{{ c = Constant<value = {stored}>() w = Cast<to = 1>(c) y = Mul(x, w) }}",
+    }
+    report = pp.rewrite(onnx.parser.parse_model(head + body[how]), verify=False).report
+    assert report["kept_fp32"] == []
