@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types
+from precision_planner.model.names import FreshNames
 from precision_planner.transforms.naming import fused_name
 from precision_planner.transforms.opset import raise_opset
 
@@ -259,19 +260,8 @@ def _transposed(model: Model, index: GraphIndex, scope: Scope, name: str, found:
 def _write(model: Model, found: Sequence[tuple[str, tuple[str, ...], _Attention]]) -> tuple[Model, list[str]]:
     proto = model.edit()
     index = GraphIndex(proto)
-    taken = {node.name for _, _, node in index.nodes()}
-    values = {name for scope in index.scopes for node in scope.nodes for name in (*node.input, *node.output)}
+    made = FreshNames.of(proto)
     names: list[str] = []
-
-    def fresh(wish: str) -> str:
-        name, number = wish, 0
-        while name in values or name in taken:
-            number += 1
-            name = f"{wish}_{number}"
-        values.add(name)
-        taken.add(name)
-        return name
-
     for scope in reversed(index.scopes):
         own = {output: one for output, path, one in found if path == scope.path}
         if not own:
@@ -282,9 +272,9 @@ def _write(model: Model, found: Sequence[tuple[str, tuple[str, ...], _Attention]
             if one is None:
                 nodes.append(node)
                 continue
-            name = fused_name([node.name], "Attention", node.output[0], taken)
+            name = fused_name([node.name], "Attention", node.output[0], made)
             names.append(name)
-            nodes += _attention_nodes(model, index, scope, one, node.output[0], name, fresh, proto.graph)
+            nodes += _attention_nodes(model, index, scope, one, node.output[0], name, made.fresh, proto.graph)
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in _live(scope, nodes, own)]
         del scope.container.node[:]
         scope.container.node.extend(copies)
