@@ -25,8 +25,8 @@ from precision_planner.judging.tolerance import bounds_told
 @click.option("--inputs", metavar="SRC", help=".npz, a folder of them, Polygraphy JSON, or FILE.py[:load_data].")
 @click.option(
     "--simulate",
-    type=click.Choice(["fp16", "bf16", "none"]),
-    help="Simulate the candidate in this type; by default its own types are followed.",
+    type=click.Choice(["fp16", "bf16", "tf32", "none"]),
+    help="Simulate the candidate in this type (tf32: its products alone); by default its own types are followed.",
 )
 @click.option(
     "--semantics",

@@ -160,9 +160,13 @@ class Runner:
         model = self.side.model
         assert model is not None
         typed = is_typed_low(model)
-        if simulate not in (None, "fp16", "bf16", "none"):
-            raise ConversionError(f"simulate {simulate!r} is unknown; use fp16, bf16 or none")
+        if simulate not in (None, "fp16", "bf16", "tf32", "none"):
+            raise ConversionError(f"simulate {simulate!r} is unknown; use fp16, bf16, tf32 or none")
         on_cpu = self._provider == "cpu"
+        if simulate == "tf32":
+            if typed:
+                raise ConversionError("TF32 is how FP32 products are computed, and this model is typed already")
+            simulate, tf32, on_cpu = None, tf32 or "nearest", True
         if tf32 and not typed and simulate is None and on_cpu:
             simulate, keep_fp32 = "fp16", ("*",)  # nothing is low, and the products are TF32's all the same
         if simulate in ("fp16", "bf16") or (typed and simulate is None and on_cpu):

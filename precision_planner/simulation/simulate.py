@@ -105,7 +105,7 @@ def prepare(
     Args:
       source: a model. One that is typed already (FP16 or BF16 in its graph) is evaluated as it is typed; an FP32
         one is rounded everywhere but where `keep_fp32` or `assignment` says otherwise.
-      precision: "fp16" or "bf16" for an FP32 model; fp16 by default.
+      precision: "fp16", "bf16" or "tf32" (everything FP32, products in TF32) for an FP32 model; fp16 by default.
       keep_fp32: nodes that stay FP32: selectors (`patterns.selecting`) and `NodeId`s.
       keep_bf16: nodes of an FP32 model that are BF16, named in the same ways.
       assignment: types for every value, instead of `precision` and `keep_fp32`.
@@ -124,8 +124,11 @@ def prepare(
     """
     if semantics not in ("typed", "fused"):
         raise ConversionError(f"semantics {semantics!r} are unknown; use typed or fused")
+    if precision == "tf32":
+        # nothing is low: every product keeps its FP32 sums and loses the lower bits of its operands
+        precision, keep_fp32, tf32 = "fp16", ("*",), tf32 or "nearest"
     if precision is not None and precision not in ELEMENT_TYPES:
-        raise ConversionError(f"precision {precision!r} cannot be simulated; use fp16 or bf16")
+        raise ConversionError(f"precision {precision!r} cannot be simulated; use fp16, bf16 or tf32")
     if weights not in (None, "ieee", "saturate"):
         raise ConversionError(f"weights {weights!r} are unknown; use ieee or saturate")
     if accumulation not in ("fp32", "fp16"):
@@ -159,6 +162,8 @@ def prepare(
             kept, in_bf16 = (frozenset(selector.select(*_each(wanted))) for wanted in (keep_fp32, keep_bf16))
             plan = all_low(wide, index, ELEMENT_TYPES[precision], kept, policy, in_bf16)
             description = f"everything in {precision}" + (f" but {len(kept)} nodes" if kept else "")
+            if not plan.stored and not plan.edges:
+                description = "everything in fp32"
     if tf32:
         index = GraphIndex(wide.proto)
         plan = with_tf32(plan, index, element_types(wide, index), tf32)
@@ -216,7 +221,7 @@ def simulate(
       source: a path, a ModelProto or a `Model`; see `prepare` for typed and FP32 models.
       inputs: a dict of arrays, a path (see `load_inputs`), or None for synthesised ones. Of several batches the
         first is taken.
-      precision: "fp16" or "bf16"; see `prepare` for this and the next five.
+      precision: "fp16", "bf16" or "tf32"; see `prepare` for this and the next five.
       keep_fp32: nodes that stay FP32.
       assignment: types for every value.
       semantics: "typed" or "fused".

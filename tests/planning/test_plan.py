@@ -99,12 +99,17 @@ def test_targets() -> None:
 
 
 @pytest.mark.parametrize(("cost", "throughout", "said"), [(9.0, 10.0, False), (10.0, 10.0, True), (12.0, 10.0, True)])
-def test_a_plan_says_that_tf32_alone_may_be_as_fast(cost: float, throughout: float, said: bool) -> None:
-    searched = {"cost_us": cost, "tf32_us": throughout}
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_plan_says_of_tf32_alone_what_was_simulated(cost: float, throughout: float, said: bool, passed: bool) -> None:
+    searched = {"cost_us": cost, "tf32_us": throughout, "tf32_alone": {"y:sad": 3e-4, "passed": passed}}
     plan = replace(sample(), search=searched, predicted={})
     assert plan.kept
     assert ("FP32 with TF32 throughout" in plan.tf32_instead) is said
+    assert ("meets the tolerance" in plan.tf32_instead) is (said and passed)
+    assert ("misses the tolerance as simulated: y:sad 0.0003" in plan.tf32_instead) is (said and not passed)
     assert (plan.tf32_instead in folder_readme(plan)) is True
     assert ("**Compare:**" in folder_readme(plan)) is said
     assert replace(plan, target="onnxruntime").tf32_instead == ""
     assert replace(sample(), search={}).tf32_instead == ""
+    untried = {"cost_us": cost, "tf32_us": throughout, "tf32_alone": None}
+    assert replace(plan, search=untried).tf32_instead == ""
