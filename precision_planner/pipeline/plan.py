@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,9 @@ __all__ = ["plan"]
 
 ALIKE = 1.05
 """Predictions that differ by less do not say whether a repair helps."""
+
+ROUGHLY = {"rel_l2": 0.05}
+"""What is asked of a plan without a tolerance whose outputs the rules alone do not keep finite."""
 
 Say = Callable[[str], None]
 
@@ -136,7 +140,16 @@ def _by_rules(first: Draft, ground: Ground, request: Request, say: Say) -> Plann
             best, kept = other, finished
     if kept.mixed and _has_fused_norms(best, ground, request):
         kept = _finished(_decomposed(best, ground, request), ground, request, say)
+    if math.isinf(kept.worst) and request.rules.policy == "auto" and not ground.model.proto.functions:
+        return _finite(first, ground, request, say)
     return kept.planned
+
+
+def _finite(first: Draft, ground: Ground, request: Request, say: Say) -> PlannedModel:
+    """Without a tolerance too, what is finite in FP32 is to stay finite: the cheapest plan that is roughly right."""
+    aimed = replace(request, aim=replace(request.aim, bounds=tuple(parse_tolerances(ROUGHLY))))
+    planned = _searched(first, ground, aimed, say)
+    return replace(planned, plan=replace(planned.plan, tolerance=(), passed=None))
 
 
 def _finished(drafted: Draft, ground: Ground, request: Request, say: Say) -> Finished:

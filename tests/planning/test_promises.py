@@ -101,6 +101,21 @@ def test_masked_scores_past_the_range_meet_what_fp32_meets() -> None:
     assert _plan(*_masked(5e3), tolerance={"rel_l2": 1e-2}).passed
 
 
+def test_without_a_tolerance_what_is_finite_stays_finite() -> None:
+    planned = _plan(*_masked(5e3))
+    assert planned.passed is None
+    assert not planned.plan.tolerance
+    assert planned.plan.predicted["y"]["nonfinite"] == 0
+    assert planned.plan.predicted["y"]["rel_l2"] < 0.05
+
+
+def test_a_product_that_is_repaired_twice_has_two_names() -> None:
+    """Found by `python -m benchmarks.plans_keep_promises`: onnxruntime refused the twins of one name."""
+    model, inputs = random_model(1730)
+    found = pp.plan(model, inputs=inputs, target="tensorrt-rtx", tolerance={"rel_l2": 1e-2}, verify=False)
+    assert found.passed
+
+
 def test_a_repair_never_changes_what_the_user_keeps() -> None:
     """A finite mask of -32,752 beside scores of 190,000 would be wrong, in FP32 too."""
     keep = ["scores", "bias", "add", "softmax"]

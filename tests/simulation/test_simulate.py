@@ -318,7 +318,7 @@ def test_the_proof_fails_where_rounding_is_removed(monkeypatch: pytest.MonkeyPat
 def test_wrong_options_say_what_to_do() -> None:
     with pytest.raises(ConversionError, match="use typed or fused"):
         prepare(chain(FLOAT, 1.0), semantics="strong")  # type: ignore[arg-type]
-    with pytest.raises(ConversionError, match="use fp16 or bf16"):
+    with pytest.raises(ConversionError, match="use fp16, bf16 or tf32"):
         prepare(chain(FLOAT, 1.0), precision="fp8")
 
 

@@ -179,6 +179,7 @@ def _apply_to(scope: Scope, edits: list[Edit], weights: WeightStoreBuilder) -> N
             _set_attribute(scope.nodes[position], name, value)
         for name, array in edit.replace.items():
             _replace_constant(scope, name, array, weights)
+    _name_apart(scope, removed, [node for nodes in inserted.values() for node in nodes])
     constants = [tensor for edit in edits for tensor in edit.constants]
     payloads = {name: payload for edit in edits for name, payload in edit.payloads.items()}
     for tensor in constants:
@@ -197,6 +198,18 @@ def _apply_to(scope: Scope, edits: list[Edit], weights: WeightStoreBuilder) -> N
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del container.node[:]
     container.node.extend(copies)
+
+
+def _name_apart(scope: Scope, removed: set[int], inserted: list[NodeProto]) -> None:
+    """Give nodes names that no other node has: one place may be repaired twice, and runtimes refuse twins."""
+    taken = {node.name for position, node in enumerate(scope.nodes) if position not in removed and node.name}
+    for node in inserted:
+        base, number = node.name, 1
+        while node.name in taken:
+            number += 1
+            node.name = f"{base}_{number}"
+        if node.name:
+            taken.add(node.name)
 
 
 def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
