@@ -14,7 +14,7 @@ from precision_planner.pipeline.finishing import Finished, PlannedModel, finish,
 from precision_planner.pipeline.ground import Ground, lay_ground
 from precision_planner.pipeline.request import Aim, Asked, Profiles, Request, SearchRequest
 from precision_planner.pipeline.searching import Searched, look_at, search_draft
-from precision_planner.pipeline.variants import Draft, Variant, as_given, draft, without_repairs
+from precision_planner.pipeline.variants import Draft, Variant, as_given, draft, in_types_of, without_repairs
 from precision_planner.pipeline.weak import is_cheaper, layernorms, left_to_gain, with_norms
 from precision_planner.planning.profiles import Shapes
 from precision_planner.planning.search import Clock, OwnMetric, parse_budget
@@ -129,14 +129,14 @@ def plan(
 
 def _by_rules(first: Draft, ground: Ground, request: Request, say: Say) -> PlannedModel:
     """The draft of the rules, with those of its repairs that do not make the prediction worse."""
-    found = [(first, _finished(first, ground, request, say))]
-    if not ground.obstacle:
-        for variant in without_repairs(first):
-            other = draft(ground, request, variant, first.choice.measured)
-            found.append((other, _finished(other, ground, request, say)))
-    best, kept = found[0]
-    for other, finished in found[1:]:
-        if finished.worst * ALIKE < kept.worst:
+    best, kept = first, _finished(first, ground, request, say)
+    for variant in without_repairs(first) if not ground.obstacle else ():
+        other = draft(ground, request, variant, first.choice.measured)
+        finished = _finished(other, ground, request, say)
+        is_needed = kept.planned.passed is False and bool(finished.planned.passed)
+        # in the same types: what rules keep instead of a repair makes less error, and costs more
+        harms = _finished(in_types_of(first, other), ground, request, say).worst * ALIKE < kept.worst
+        if is_needed or harms:
             best, kept = other, finished
     if kept.mixed and _has_fused_norms(best, ground, request):
         kept = _finished(_decomposed(best, ground, request), ground, request, say)
@@ -177,7 +177,8 @@ def _promising_first(first: Draft, ground: Ground, request: Request, say: Say) -
         return [first]
     say("what the repairs are worth")
     drafts = [first, *(draft(ground, request, variant, first.choice.measured) for variant in variants)]
-    ranks = [look_at(drafted, ground, request).rank for drafted in drafts]
+    alike = [first, *(in_types_of(first, drafted) for drafted in drafts[1:])]
+    ranks = [look_at(drafted, ground, request).rank for drafted in alike]
     return [drafts[number] for number in sorted(range(len(drafts)), key=lambda number: (ranks[number], number))]
 
 

@@ -16,7 +16,7 @@ from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rules import Evidence
 from precision_planner.transforms.repairs import OPTIONAL_REPAIRS
 
-__all__ = ["Draft", "Variant", "as_given", "draft", "without_repairs"]
+__all__ = ["Draft", "Variant", "as_given", "draft", "in_types_of", "without_repairs"]
 
 RESCALE = "rescale_stream"
 
@@ -125,3 +125,10 @@ def without_repairs(drafted: Draft) -> list[Variant]:
 def as_given(variant: Variant) -> Variant:
     """The model as it is: nothing repaired, nothing fused."""
     return replace(variant, without=variant.without | OPTIONAL_REPAIRS, fuse=())
+
+
+def in_types_of(drafted: Draft, other: Draft) -> Draft:
+    """Another draft with the decisions of a first one, as far as they are about nodes that it has."""
+    index = GraphIndex(other.choice.model.proto)
+    kept = {node: decision for node, decision in drafted.choice.decisions.items() if index.find(node) is not None}
+    return replace(other, choice=replace(other.choice, decisions=kept))

@@ -13,6 +13,7 @@ from precision_planner.model import GraphIndex, Model, Scope, WeightStore, marke
 from precision_planner.model.flow import Flow
 from precision_planner.model.names import SUFFIX, FreshNames
 from precision_planner.model.tensors import clear_values
+from precision_planner.operators import hands_mask_on
 from precision_planner.rewriting.mask_constants import mask_constants, tested_masks
 from precision_planner.rewriting.weights import (
     BLOCK,
@@ -29,6 +30,7 @@ from precision_planner.rewriting.weights import (
 )
 from precision_planner.transforms.repairs.finite_mask import mask_refusal
 from precision_planner.typing import Key, TypeAssignment
+from precision_planner.typing.forced import LOW_TYPES
 
 _MOST_MASKED = 1 << 24
 """Elements of a mask that is looked at for its bound; a larger one is computed, not stored."""
@@ -126,11 +128,27 @@ class ConstantWriter:
             return ""
         return "open_mask" if key in self._tested else "mask"
 
+    def _ends_low(self, scope: Scope, name: str) -> bool:
+        """Whether anything that a mask goes into, up to the softmax, is in 16 bits; else it stays as it is."""
+        waiting, seen = [(scope, name)], {(scope.path, name)}
+        while waiting:
+            at, value = waiting.pop()
+            uses = [(at, use) for use in at.consumers(value)] + list(at.captures.get(value, ()))
+            for reader, use in uses:
+                node = reader.nodes[use.position]
+                if self.assignment.reads.get((self.index.node_id(reader, use.position), use.slot)) in LOW_TYPES:
+                    return True
+                for output in node.output if hands_mask_on(node, use.slot) else ():
+                    if output and (reader.path, output) not in seen:
+                        seen.add((reader.path, output))
+                        waiting.append((reader, output))
+        return False
+
     def _bound_wide(self, scope: Scope, name: str) -> None:
         """Bound a mask that stays in FP32, where it provably does a mask's work alone: what it makes is cast later."""
         limit = MASK_LIMIT[format_of(self.assignment.options.low).name]
         array = self.index.constant(scope, name, self.model, _MOST_MASKED)
-        if array is None or array.dtype.kind != "f" or not (array < -limit).any():
+        if array is None or array.dtype.kind != "f" or not (array < -limit).any() or not self._ends_low(scope, name):
             return
         flow = self._flow = self._flow or Flow(self.index)
         if mask_refusal(flow, scope, name, lambda at, other: self.index.constant(at, other, self.model)):

@@ -157,3 +157,13 @@ def test_only_what_the_user_wants_low_is_beyond_reach() -> None:
     assert not planned.passed
     assert "everything in FP32" in planned.plan.search["stopped"]
     assert _plan(HEAD + text, weights, inputs, tolerance={"max_abs": 1e-7}).passed
+
+
+def test_a_repair_stays_where_the_same_types_do_worse_without_it() -> None:
+    """Flushed weights: rescaled they are right in FP16, which is cheaper than a product in FP32."""
+    rng = np.random.default_rng(4)
+    text = "g (float[4,64] x) => (float[4,64] y) {[m] h = MatMul(x, W) [up] y = Mul(h, big)}"
+    weights = {"W": rng.standard_normal((64, 64)) * 1e-8, "big": np.array(1e3)}
+    planned = _plan(HEAD + text, weights, {"x": rng.standard_normal((4, 64)) * 1e4})
+    assert [entry["repair"] for entry in planned.plan.repairs] == ["rescale_weight"]
+    assert planned.plan.predicted["y"]["rel_l2"] < 2e-3

@@ -62,7 +62,7 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
             facts["without"] = _values(without)
             if sums is not None:
                 facts["expected_without"] = round(sums.expected(found.state.high - {number}), 4)
-        if number in found.state.high:
+        if number in found.state.high | found.state.summed:
             reason = _reason(precision, found.judgement, without, found.limit)
             for node in region.nodes:
                 if chosen.get(node) != space.base.get(node):
@@ -114,7 +114,7 @@ def _values(judgement: Judgement) -> dict[str, Any]:
 
 
 def _reason(precision: str, judgement: Judgement, without: Judgement | None, limit: float) -> str:
-    said = f"kept in {precision.upper()} by the search"
+    said = "summed in FP32 by the search" if precision == "fp16+" else f"kept in {precision.upper()} by the search"
     if without is None:
         return f"{said}, which ended before its worth was measured alone"
     if not without.finite:

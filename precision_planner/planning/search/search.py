@@ -163,7 +163,9 @@ class _Search:
         """What was found."""
         assert self.best is not None, "the draft is evaluated whatever the budget says"
         state, judgement = self.best
-        without = {number: found for number, found in self.without.items() if number in self.space.kept(state)}
+        without = {
+            number: found for number, found in self.without.items() if number in self.space.kept(state) | state.summed
+        }
         others = sorted((s for s in self._known if s != state and self._meets(s)), key=self._rank)
         dearer = [s for s in others if self._cost(s) > self._cost(state)]
         fallbacks = dict.fromkeys([*dearer[:FALLBACKS], *(s for s in self._everything() if s in others)])
@@ -399,8 +401,10 @@ class _Search:
                     self._here = lower
                     found = {}
             if set(found) == set(self.space.kept(self._here)):
-                self.without = found
-                return
+                break
+        self.without = found
+        for number in sorted(self._here.summed):
+            found[number] = self._judge([replace(self._here, summed=self._here.summed - {number})])[0]
 
     # what is asked for again and again
 
