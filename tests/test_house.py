@@ -40,7 +40,7 @@ class TestRulebookDir:
 class TestExtras:
     def test_are_the_ones_of_the_contract(self):
         assert set(PROJECT["optional-dependencies"]) == {
-            "cpu", "gpu", "rtx", "tensorrt", "triton", "cluster", "notebook", "test", "demo", "dev",
+            "cpu", "gpu", "rtx", "tensorrt", "triton", "cluster", "images", "notebook", "test", "demo", "dev",
         }  # fmt: skip
 
     def test_base_has_no_onnxruntime_and_no_torch(self):

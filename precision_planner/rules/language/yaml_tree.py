@@ -28,6 +28,9 @@ __all__ = [
 
 _TAG = "tag:yaml.org,2002:"
 
+MOST_DEPTH = 100
+"""Brackets within brackets of a rule file, over lines."""
+
 MOST_VALUES = 100_000
 """Values of a rule file, aliases written out."""
 
@@ -71,6 +74,7 @@ def parse_yaml(text: str, path: Path | str, *, first_line: int = 1) -> Value:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     offset = first_line
+    _refuse_depth(text, path, offset)
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
@@ -87,6 +91,15 @@ def parse_yaml(text: str, path: Path | str, *, first_line: int = 1) -> Value:
         return None
     _refuse_expansion(root, path, offset)
     return _convert(root, path, offset)
+
+
+def _refuse_depth(text: str, path: Path | str, offset: int) -> None:
+    """Refuse what the parser would take a time to read that grows with the square of the depth."""
+    depth = 0
+    for number, line in enumerate(text.splitlines()):
+        depth = max(0, depth + sum(line.count(mark) for mark in "[{") - sum(line.count(mark) for mark in "]}"))
+        if depth > MOST_DEPTH or "- " * MOST_DEPTH in line or "? " * MOST_DEPTH in line:
+            raise fail(path, number + offset, "not valid YAML: it is nested too deeply")
 
 
 def _refuse_expansion(root: Any, path: Path | str, offset: int) -> None:
