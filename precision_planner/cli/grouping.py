@@ -14,7 +14,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("--io-types", "--int32-inputs", "--weights", "--headroom", "--policy", "--simulate", "--semantics"),
         *("--accumulation", "--tf32", "--provider", "--version", "--bits"),
     ),
-    "Graph": ("--fuse", "--no-fuse", "--layernorm", "--plugins", "--surgery", "--no-verify"),
+    "Graph": ("--fuse", "--no-fuse", "--layernorm", "--plugins", "--surgery", "--no-verify", "--list-passes"),
     "Tolerance and verdict": (
         *("--tolerance", "--metric", "--expect", "--fail-on", "--fail-on-made-up", "--layers", "--explain"),
         *("--no-attention",),
