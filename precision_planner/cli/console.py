@@ -40,6 +40,10 @@ def make_console(stream: TextIO, *, width: int | None = None) -> Console:
     class Literal(Console):
         """A console whose text cannot command the terminal: names may hold escape sequences."""
 
+        def on_broken_pipe(self) -> None:
+            """The reader is gone: `main` ends the program, where Rich would raise SystemExit."""
+            raise BrokenPipeError
+
         def _render_buffer(self, buffer: Iterable[Segment]) -> str:
             return super()._render_buffer(
                 segment if segment.control else Segment(visible(segment.text, keep="\n"), segment.style)
