@@ -102,7 +102,7 @@ def test_an_overflowing_ffn_is_found_without_being_told(tmp_path: Path) -> None:
     onnx.save(build_bert_classifier(spec), tmp_path / "model.onnx")
     inputs = dict(sample_inputs(spec, rows=ROWS, sequence=SEQUENCE))
     expected = float64_probability("tiny-ffn")
-    only_norms = pp.rewrite(tmp_path / "model.onnx", inputs=inputs)
+    only_norms = pp.rewrite(tmp_path / "model.onnx", verify=False)  # with the inputs it would keep what overflows
     assert not np.isfinite(pp.simulate(only_norms.typed, inputs)["probability"]).all()
     planned = pp.plan(tmp_path / "model.onnx", inputs=inputs, tolerance={"probability:sad": 5e-3})
     assert planned.passed

@@ -177,9 +177,10 @@ def test_what_its_kernels_hold_in_fp32_is_not_kept() -> None:
     text = HEAD + "(float[4,64] x) => (float[4,64] y) <float k = {0.001}> { s = Mul(x, x) y = Mul(s, k) }"
     chain = parser.parse_model(text)
     batch = {"x": np.full((4, 64), 400, np.float32)}
-    found = {}
+    low = {}
     for target in ("tensorrt-10-strong", "tensorrt-11"):
         planned = pp.plan(chain, target=target, inputs=batch, disable=("RG001",))
-        found[target] = planned.plan.predicted["y"]["rel_l2"]
-    assert found["tensorrt-10-strong"] < 1e-3
-    assert found["tensorrt-11"] is None or not found["tensorrt-11"] < 1
+        assert planned.plan.predicted["y"]["rel_l2"] < 1e-3
+        low[target] = planned.plan.counts.get("fp16", 0)
+    # 400 * 400 passes 65504 between the two: on 11, of whose chains nothing is known, it may not be a half
+    assert low["tensorrt-10-strong"] == 2 > low["tensorrt-11"]
