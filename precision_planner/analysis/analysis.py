@@ -69,7 +69,7 @@ class Analysis:
       normalizations: the proven ones, native and decomposed.
       near_misses: what nearly is a normalization, each with the reason why it is none.
       weights: the census.
-      tensorrt_warnings: what TensorRT 8.5 to 10.x would warn about.
+      tensorrt_warnings: what TensorRT 8.6 would warn about (10.6 said nothing, see evidence/tensorrt106).
       findings: what the rules say: by severity, then by the error that it can cause.
       evaluation: the rules' answers as they came, with the actions and what stayed undecided.
       evidence: what the rules were given: the model, its index and types, every pattern, the activation ranges.

@@ -111,7 +111,7 @@ def _tensorrt(warnings: Mapping[str, Any], console: Console, verbose: bool) -> N
     if not categories and not norms:
         console.print("TensorRT would warn about nothing")
         return
-    console.print("TensorRT 8.5 to 10.x would warn with --fp16 (11 and RTX say nothing):", style="bold")
+    console.print("TensorRT 8.6 would warn with --fp16 (10.6, 11 and RTX say nothing):", style="bold")
     for _, found in categories:
         console.print(f"  - {found.get('message') or found['count']}", soft_wrap=True)
         names = found["tensors"]
