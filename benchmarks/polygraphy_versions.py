@@ -16,7 +16,7 @@ from pathlib import Path
 
 from examples.bert_classifier import PRESETS, build_bert_classifier
 from precision_planner.model import Model
-from precision_planner.pipeline import plan
+from precision_planner.planning import plan
 
 VERSIONS = ("0.49.26", "0.53.6")
 CONVERT = (

@@ -17,7 +17,7 @@ from precision_planner.emitting.attention import attention_report
 from precision_planner.emitting.build_report import judge_build, logged_kernels
 from precision_planner.emitting.building import run_build
 from precision_planner.model import Model
-from precision_planner.pipeline import plan
+from precision_planner.planning import plan
 
 NAMES = ("tiny", "tiny-massive", "tiny-ffn", "massive", "ffn", "minilm")
 HEADER = (

@@ -22,7 +22,7 @@ import onnx
 
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, display_name
-from precision_planner.pipeline import rewrite
+from precision_planner.planning import rewrite
 from precision_planner.rewriting import RewriteResult
 from precision_planner.typing import Decision, Precision
 

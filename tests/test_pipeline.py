@@ -21,8 +21,8 @@ from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import PlanError, TargetError
 from precision_planner.model import Model
 from precision_planner.model.inputs import load_inputs
-from precision_planner.planning import PrecisionPlan
 from precision_planner.planning.profiles import make_profiles
+from precision_planner.plans import PrecisionPlan
 from tests.gates import assert_gates
 
 ROWS, SEQUENCE = 12, 48

@@ -33,7 +33,7 @@ def command(models: tuple[str, ...], plan: str | None, json_path: str | None, **
     findings are for information: the plan is the answer to them.
     """
     from precision_planner.cli.console import progress, stdout_console, write_result
-    from precision_planner.pipeline.gate import SCHEMA_VERSION, check_model
+    from precision_planner.planning.gate import SCHEMA_VERSION, check_model
 
     if plan is not None and len(models) > 1:
         raise click.UsageError("a plan is of one model; check the others without --plan")

@@ -199,7 +199,7 @@ VERDICT_STYLES = {"FINE": "green", "DEGRADED": "yellow", "GARBAGE": "bold red", 
 
 def render_verdict(verdict: Verdict, step: str, fail_on_made_up: bool) -> None:
     """The next command that makes sense, if any, and the verdict: the last line."""
-    from precision_planner.pipeline.judged import told
+    from precision_planner.planning.judged import told
 
     line, warning = told(verdict, fail_on_made_up)
     if warning:

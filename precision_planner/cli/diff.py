@@ -110,7 +110,7 @@ def command(reference: str, candidate: str, **options: Any) -> int:
         note("no layers: values inside are compared where both sides are models that run on the CPU")
     data = found.to_dict()
     if options["explain"] or (options["explain"] is None and options["html_path"]):
-        from precision_planner.pipeline.explain import explain
+        from precision_planner.planning.explain import explain
 
         with progress("explaining"):
             data["explanation"] = explain(reference, candidate, found, options["inputs"])

@@ -15,7 +15,7 @@ from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
 
 if TYPE_CHECKING:
-    from precision_planner.pipeline import PlannedModel
+    from precision_planner.planning import PlannedModel
 
 
 @click.command("plan", cls=PlannerCommand)
@@ -64,8 +64,8 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
     from precision_planner.cli.diff import own_metrics
     from precision_planner.cli.signals import stop_on_signals
     from precision_planner.emitting.folder import check_folder
-    from precision_planner.pipeline import plan
-    from precision_planner.pipeline.judged import exit_code
+    from precision_planner.planning import plan
+    from precision_planner.planning.judged import exit_code
     from precision_planner.rewriting.plugins import parse_plugins
 
     folder = Path(output)

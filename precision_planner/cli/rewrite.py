@@ -67,8 +67,8 @@ def command(
     """
     from precision_planner.cli.console import check_results, note, progress, render_verdict, write_result
     from precision_planner.model import Model
-    from precision_planner.pipeline import apply, rewrite
-    from precision_planner.pipeline.judged import exit_code
+    from precision_planner.planning import apply, rewrite
+    from precision_planner.planning.judged import exit_code
     from precision_planner.rewriting import default_output
     from precision_planner.rewriting.applying import load_plan
     from precision_planner.rewriting.plugins import parse_plugins

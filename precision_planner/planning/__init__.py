@@ -1,16 +1,10 @@
-"""Decisions about precision: the plan, its targets, selectors and policies."""
+"""Decisions about precision: a request, the ground it stands on, variants, a search, and the plan with its proof."""
 
-from precision_planner.plans.plan import Constraint, PlannedNode, PrecisionPlan, Profile, plan_schema
-from precision_planner.targets import DEFAULT_TARGET, TARGETS, Target, get_target
+from precision_planner.planning.diffs import diff
+from precision_planner.planning.finishing import PlannedModel, interface
+from precision_planner.planning.ground import golden_cases
+from precision_planner.planning.judged import apply, rewrite
+from precision_planner.planning.plan import plan
+from precision_planner.planning.weak import constant_values
 
-__all__ = [
-    "DEFAULT_TARGET",
-    "TARGETS",
-    "Constraint",
-    "PlannedNode",
-    "PrecisionPlan",
-    "Profile",
-    "Target",
-    "get_target",
-    "plan_schema",
-]
+__all__ = ["PlannedModel", "apply", "constant_values", "diff", "golden_cases", "interface", "plan", "rewrite"]

@@ -67,7 +67,7 @@ class RewriteResult:
       source: the model before everything, after surgery.
       fused: the model that the assignment is about: with its fusions, before types.
       decisions: what was decided about nodes of `fused`.
-      verdict: what the result answers, where it was judged; see `precision_planner.pipeline.rewrite`.
+      verdict: what the result answers, where it was judged; see `precision_planner.planning.rewrite`.
     """
 
     typed: Model

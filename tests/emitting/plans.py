@@ -9,7 +9,7 @@ from pathlib import Path
 from examples.bert_classifier import PRESETS, build_bert_classifier
 from precision_planner.emitting.folder import emit_folder
 from precision_planner.model import GraphIndex, Model
-from precision_planner.planning import PlannedNode, PrecisionPlan, Profile
+from precision_planner.plans import PlannedNode, PrecisionPlan, Profile
 from precision_planner.rewriting import RewriteResult, rewrite
 
 PROFILES = {"input": Profile((1, 8), (4, 16), (8, 32))}

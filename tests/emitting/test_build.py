@@ -25,7 +25,7 @@ from precision_planner.engines.buildlog import PrecisionWarning, onnx_name, prec
 from precision_planner.engines.layers import EngineLayer, EngineTensor
 from precision_planner.errors import EngineError, MissingExtraError, PlanError, TargetError
 from precision_planner.model import Model, infer_types
-from precision_planner.planning import PlannedNode
+from precision_planner.plans import PlannedNode
 from tests.emitting import plans
 from tests.emitting.test_folder import plan_for
 from tests.gates import assert_gates
@@ -377,7 +377,7 @@ def test_a_sample_models_plan_builds_as_asked_and_loses_no_attention(
     from dataclasses import replace
 
     from examples.bert_classifier import PRESETS, build_bert_classifier
-    from precision_planner.pipeline import plan
+    from precision_planner.planning import plan
 
     model = build_bert_classifier(replace(PRESETS[variant], style=style, opset=opset))
     planned = plan(model, target="tensorrt-rtx", verify=False)

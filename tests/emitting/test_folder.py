@@ -23,7 +23,7 @@ from precision_planner.emitting.trtexec import trtexec_command
 from precision_planner.errors import OutputError
 from precision_planner.judging import PLAN_FILES
 from precision_planner.model import Model
-from precision_planner.planning import Constraint, PlannedNode, PrecisionPlan, Profile
+from precision_planner.plans import Constraint, PlannedNode, PrecisionPlan, Profile
 
 JUDGING = Path(judging.__file__).parent
 TEMPLATES = Path(__file__).parents[2] / "precision_planner" / "emitting" / "templates"

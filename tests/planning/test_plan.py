@@ -11,15 +11,8 @@ import pytest
 
 from precision_planner.emitting.folder import folder_readme
 from precision_planner.errors import PlanError, TargetError
-from precision_planner.planning import (
-    TARGETS,
-    Constraint,
-    PlannedNode,
-    PrecisionPlan,
-    Profile,
-    get_target,
-    plan_schema,
-)
+from precision_planner.plans import Constraint, PlannedNode, PrecisionPlan, Profile, plan_schema
+from precision_planner.targets import TARGETS, get_target
 
 
 def sample() -> PrecisionPlan:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import precision_planner as pp
-from precision_planner.pipeline import PlannedModel
+from precision_planner.planning import PlannedModel
 from precision_planner.targets import TARGETS
 from tests.planning.random_models import random_model
 

@@ -21,10 +21,10 @@ from precision_planner.cli.signals import stop_on_signals
 from precision_planner.errors import PlanError
 from precision_planner.judging.metrics import sad
 from precision_planner.model import Model, infer_types
-from precision_planner.pipeline import PlannedModel
-from precision_planner.planning import PrecisionPlan
+from precision_planner.planning import PlannedModel
 from precision_planner.planning.search.noise import NOBODY, atoms_of, restricted
 from precision_planner.planning.search.regions import find_regions
+from precision_planner.plans import PrecisionPlan
 from precision_planner.simulation import simulate
 from precision_planner.simulation.plans import from_assignment
 from precision_planner.simulation.variants import BlockRunner

@@ -11,7 +11,7 @@ import pytest
 import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.reporting.html import render_html
-from tests.pipeline.test_verdicts import squares
+from tests.planning.test_verdicts import squares
 
 SPEC = PRESETS["tiny-massive"]
 

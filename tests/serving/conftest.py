@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.cli.main import main
 from precision_planner.model import Model
-from precision_planner.pipeline import plan
+from precision_planner.planning import plan
 from precision_planner.serving.repository import ServingOptions, write_repository
 from tests.serving.server import Installation, RunningServer, find_installation, running
 
@@ -104,7 +104,7 @@ def identity_model(elem_type: int, shape: tuple[int | str, ...] = ("batch", 256)
 
 def plan_folder(folder: Path, model: onnx.ModelProto, *, target: str = "tensorrt-11", **plan_fields: object) -> Path:
     """A plan's folder around a typed model, with a stand-in engine and no golden cases."""
-    from precision_planner.pipeline import interface
+    from precision_planner.planning import interface
     from precision_planner.plans import PrecisionPlan
 
     folder.mkdir(parents=True)

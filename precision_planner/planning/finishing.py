@@ -16,13 +16,13 @@ from precision_planner.judging.evidence import find_evidence
 from precision_planner.judging.metrics import BOUNDS, METRICS
 from precision_planner.judging.verdict import Verdict, not_judged
 from precision_planner.model import GraphIndex, Model, NodeId, type_name
-from precision_planner.pipeline.ground import Ground
-from precision_planner.pipeline.judged import own_files, verdict_of_diff
-from precision_planner.pipeline.request import Request
-from precision_planner.pipeline.variants import Draft
-from precision_planner.pipeline.weak import constrained_nodes, constraints_of, weak_model
-from precision_planner.planning import PlannedNode, PrecisionPlan
+from precision_planner.planning.ground import Ground
+from precision_planner.planning.judged import own_files, verdict_of_diff
 from precision_planner.planning.profiles import make_profiles
+from precision_planner.planning.request import Request
+from precision_planner.planning.variants import Draft
+from precision_planner.planning.weak import constrained_nodes, constraints_of, weak_model
+from precision_planner.plans import PlannedNode, PrecisionPlan
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.plugins import write_plugin
 from precision_planner.rewriting.rewrite import write_layernorms
@@ -75,7 +75,7 @@ class PlannedModel:
         return f"<PlannedModel for {self.plan.target}: {self.summary}>"
 
     def _repr_html_(self) -> str:
-        from precision_planner.pipeline.plan_summary import planned_html
+        from precision_planner.planning.plan_summary import planned_html
 
         return planned_html(self)
 

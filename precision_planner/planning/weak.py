@@ -10,7 +10,7 @@ from onnx import NodeProto
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs
 from precision_planner.operators import is_product, row, row_of
-from precision_planner.planning import Constraint
+from precision_planner.plans import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
 
 __all__ = [

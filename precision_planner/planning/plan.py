@@ -10,14 +10,14 @@ from typing import Any
 
 from precision_planner.judging.tolerance import check_metrics, guarded, parse_tolerances
 from precision_planner.model import Model
-from precision_planner.pipeline.finishing import Finished, PlannedModel, finish, with_layernorms
-from precision_planner.pipeline.ground import Ground, lay_ground
-from precision_planner.pipeline.request import Aim, Asked, Profiles, Request, SearchRequest
-from precision_planner.pipeline.searching import Searched, look_at, search_draft
-from precision_planner.pipeline.variants import Draft, Variant, as_given, draft, in_types_of, without_repairs
-from precision_planner.pipeline.weak import is_cheaper, layernorms, left_to_gain, with_norms
+from precision_planner.planning.finishing import Finished, PlannedModel, finish, with_layernorms
+from precision_planner.planning.ground import Ground, lay_ground
 from precision_planner.planning.profiles import Shapes
+from precision_planner.planning.request import Aim, Asked, Profiles, Request, SearchRequest
 from precision_planner.planning.search import Clock, OwnMetric, parse_budget
+from precision_planner.planning.searching import Searched, look_at, search_draft
+from precision_planner.planning.variants import Draft, Variant, as_given, draft, in_types_of, without_repairs
+from precision_planner.planning.weak import is_cheaper, layernorms, left_to_gain, with_norms
 from precision_planner.targets import DEFAULT_TARGET, get_target
 
 __all__ = ["plan"]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from precision_planner.judging.tolerance import tightened
 from precision_planner.model import GraphIndex, Model, NodeId
-from precision_planner.pipeline.ground import Ground
-from precision_planner.pipeline.request import Request
-from precision_planner.pipeline.variants import Draft
+from precision_planner.planning.ground import Ground
+from precision_planner.planning.request import Request
 from precision_planner.planning.search import (
     Judged,
     Region,
@@ -19,6 +18,7 @@ from precision_planner.planning.search import (
     find_plan,
     judge_draft,
 )
+from precision_planner.planning.variants import Draft
 from precision_planner.rules import RuleBook
 from precision_planner.targets import Target
 from precision_planner.typing import Decision

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.errors import PlannerError
-from precision_planner.pipeline.plan_summary import LISTED, plan_command, plan_summary
+from precision_planner.planning.plan_summary import LISTED, plan_command, plan_summary
 
 if TYPE_CHECKING:
     from precision_planner.diffing import Diff
@@ -84,7 +84,7 @@ def _is_rewritten(found: Diff, candidate: Side) -> bool:
 
 
 def _propose(model: Model, inputs: Any, precision: str) -> Any:
-    from precision_planner.pipeline import plan
+    from precision_planner.planning import plan
 
     return plan(model, inputs=inputs, precision=precision, verify=False)
 

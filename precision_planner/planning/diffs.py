@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from precision_planner.diffing import Diff, compare
-from precision_planner.pipeline.explain import explain
+from precision_planner.planning.explain import explain
 
 __all__ = ["diff"]
 

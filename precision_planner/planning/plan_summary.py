@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from precision_planner.pipeline.finishing import PlannedModel
+    from precision_planner.planning.finishing import PlannedModel
 
 LISTED = 12
 """Names listed in a group; all are counted."""

@@ -9,9 +9,9 @@ from typing import Any
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
 from precision_planner.patterns import find_patterns
 from precision_planner.patterns.selecting import select
-from precision_planner.pipeline.ground import Ground
-from precision_planner.pipeline.request import Aim, Request, sequence
 from precision_planner.planning.decide import Choice, decide
+from precision_planner.planning.ground import Ground
+from precision_planner.planning.request import Aim, Request, sequence
 from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rules import Evidence
 from precision_planner.transforms.repairs import OPTIONAL_REPAIRS

@@ -19,7 +19,7 @@ from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.model.session import Session
 from precision_planner.patterns.selecting import pattern_kinds
-from precision_planner.pipeline.request import Request
+from precision_planner.planning.request import Request
 from precision_planner.rewriting.attention import verified_attention
 from precision_planner.rewriting.surgery import run_surgery
 from precision_planner.transforms.fold_constants import fold_constants
