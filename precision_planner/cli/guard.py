@@ -47,6 +47,9 @@ def guard(command: click.Command) -> None:
                     f"a script that was given ended the program (sys.exit({error.code!r})), and there is no result; "
                     "let its function return instead"
                 ) from error
+            except Exception:
+                refuse_changed()  # what went wrong is that, whatever it looked like
+                raise
             refuse_changed()
             return result
 

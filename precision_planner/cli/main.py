@@ -29,7 +29,7 @@ import click
 from precision_planner._text import visible
 from precision_planner.cli import logs
 from precision_planner.cli.guard import guard
-from precision_planner.cli.signals import Terminated, clean_up_on_signals
+from precision_planner.cli.signals import Terminated, clean_up_on_signals, end_on_lost_pages
 from precision_planner.errors import PlannerError
 
 EXIT_DONE = 0
@@ -336,6 +336,7 @@ def run() -> NoReturn:
     """Entry point of the `planner` program."""
     _prepare_streams()
     clean_up_on_signals()
+    end_on_lost_pages(_fail)
     sys.exit(main())
 
 

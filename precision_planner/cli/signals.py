@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["Terminated", "clean_up_on_signals", "stop_on_signals"]
+__all__ = ["Terminated", "clean_up_on_signals", "end_on_lost_pages", "stop_on_signals"]
 
 GRACE_S = 10.0
 """How long a call into a library may keep a signal waiting before the process ends all the same."""
@@ -59,10 +60,48 @@ def _end_in_time(reader: int) -> None:
         if number != signal.SIGTERM or signal.getsignal(number) not in (_terminate, signal.SIG_IGN):
             continue
         time.sleep(GRACE_S)
-        from precision_planner.writing.scratch import remove_all
+        from precision_planner.writing.temporary import remove_all
 
         remove_all()
         os._exit(128 + number)
+
+
+_callbacks: list[Any] = []
+"""What C was told to call, which has to outlive the call that told it."""
+
+
+def end_on_lost_pages(say: Callable[[str], object]) -> None:
+    """End in one line, with the exit code of a user's mistake, where a mapped input is cut short while it is read.
+
+    Whoever then reads a page past the new end gets SIGBUS, whose answer cannot be put off until Python's next step, as
+    `signal` does: the same instruction would run again, for ever. So C calls back at once. That is sound here, unlike
+    for a signal from outside: the one instruction that raises it reads a weight, hence neither the allocator nor the
+    interpreter is in the middle of anything, and the interpreter's lock is held by this thread or comes free. Where no
+    input was changed it is a crash, as before.
+
+    Args:
+      say: told the one line.
+    """
+    if not hasattr(signal, "SIGBUS"):  # Windows cuts no mapped file short
+        return
+    number = int(signal.SIGBUS)
+    library = ctypes.CDLL(None)
+    library.signal.argtypes, library.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+
+    def lost(number: int) -> None:
+        from precision_planner.writing.ledger import changed_inputs, changed_message
+        from precision_planner.writing.temporary import remove_all
+
+        changed = changed_inputs()
+        if not changed:
+            library.signal(number, None)  # SIG_DFL: the instruction runs again, and ends the process
+            return
+        say(changed_message(changed[0]))
+        remove_all()
+        os._exit(2)
+
+    _callbacks.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(lost))
+    library.signal(number, ctypes.cast(_callbacks[-1], ctypes.c_void_p))
 
 
 @contextmanager

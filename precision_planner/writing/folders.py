@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from precision_planner.errors import OutputError
+from precision_planner.writing import temporary
 from precision_planner.writing.ledger import reads
 from precision_planner.writing.locks import CAN_LOCK, try_lock
 from precision_planner.writing.outputs import atomic_files, check_output, write_bytes
@@ -113,6 +114,7 @@ class FolderWriter:
                 check_folder(self.folder, self._main, force=self._force)
                 self.staging = self.folder / f"{_STAGING}{os.getpid()}"
                 self.staging.mkdir()
+                temporary.hold(self.staging, self.folder if self._made else None)
             except BaseException:
                 self._lock.__exit__(None, None, None)
                 raise
@@ -128,6 +130,7 @@ class FolderWriter:
             raise OutputError(f"cannot write {self.folder}: {error.strerror or error}; choose another folder") from None
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)
+            temporary.drop(self.staging)
             self._lock.__exit__(None, None, None)
             if self._made and not any(self.folder.iterdir()):
                 self.folder.rmdir()

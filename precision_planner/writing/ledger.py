@@ -7,7 +7,9 @@ file. A library that opens files by itself (onnxruntime) reads only what the pla
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -28,7 +30,8 @@ class Reads:
 
     Attributes:
       paths: absolute paths of what was opened for reading.
-      states: of mapped inputs, as they were opened last: path -> (inode, size, mtime in ns).
+      states: of inputs, as they were when the command began, mapped ones as they were opened last:
+        path -> (inode, size, mtime in ns).
     """
 
     paths: set[str] = field(default_factory=set)
@@ -84,6 +87,10 @@ def recording(sources: Iterable[str | os.PathLike[str]] = ()) -> Iterator[Reads]
     reads.states.clear()
     for source in sources:
         reads.add(source)
+        with contextlib.suppress(OSError):  # gone again: whoever reads it says so
+            found = os.stat(source)
+            if stat.S_ISREG(found.st_mode):
+                watch(Path(source), found)
     _state["active"] = True
     try:
         yield reads
@@ -132,4 +139,9 @@ def refuse_changed(paths: Iterable[Path] | None = None) -> None:
     """ModelError where an input was changed in place meanwhile: what was made of it would be a mixture."""
     changed = changed_inputs(paths)
     if changed:
-        raise ModelError(f"{changed[0]} was changed while it was being read; run again once it is whole")
+        raise ModelError(changed_message(changed[0]))
+
+
+def changed_message(path: str) -> str:
+    """What is said of an input that was changed in place."""
+    return f"{path} was changed while it was being read; run again once it is whole"

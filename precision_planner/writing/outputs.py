@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from precision_planner.errors import OutputError
+from precision_planner.writing import temporary
 from precision_planner.writing.ledger import identity, reads
 from precision_planner.writing.locks import CAN_LOCK, try_lock
 
@@ -141,6 +142,7 @@ def atomic_files(*paths: Path) -> Iterator[list[BinaryIO]]:
                 file.close()
         for part in parts:
             part.unlink(missing_ok=True)
+            temporary.drop(part)
 
 
 @contextmanager
@@ -165,11 +167,13 @@ def unnamed_part(like: Path) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]
         with contextlib.suppress(OSError):  # no room for its last bytes: the error under way says so
             file.close()
         part.unlink(missing_ok=True)
+        temporary.drop(part)
 
 
 def _create(part: Path) -> BinaryIO:
     """A new file, locked for as long as it is open: a part that nobody holds is a killed run's."""
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    temporary.hold(part)
     try_lock(handle)
     return os.fdopen(handle, "wb")
 

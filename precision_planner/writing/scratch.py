@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -12,25 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from precision_planner.errors import OutputError
+from precision_planner.writing import temporary
 from precision_planner.writing.locks import CAN_LOCK, try_lock
 
 PREFIX = "precision-planner-"
 _LOCK = ".held"
 _GRACE_S = 60.0
 """A folder younger than this is left alone: its owner may not have locked it yet."""
-
-
-_live: set[Path] = set()
-"""The folders of this process."""
-
-
-def remove_all() -> None:
-    """Remove every temporary folder of this process, which is about to end."""
-    for path in list(_live):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-atexit.register(remove_all)
 
 
 class Scratch:
@@ -50,7 +37,7 @@ class Scratch:
             raise OutputError(
                 f"no temporary folder can be written ({error.strerror or error}); set TMPDIR to one that can"
             ) from None
-        _live.add(self.path)
+        temporary.hold(self.path)
         if not try_lock(self._lock) and CAN_LOCK:
             (self.path / _LOCK).unlink(missing_ok=True)  # no locks here: nobody may take it for a killed run's
 
@@ -59,7 +46,7 @@ class Scratch:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-            _live.discard(self.path)
+            temporary.drop(self.path)
             shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> Path:
