@@ -17,8 +17,9 @@ from precision_planner.analysis.on_target import KnownDefect, Refused, find_defe
 from precision_planner.analysis.ranking import cost_of, rank_findings, tensor_of
 from precision_planner.analysis.scales import folded_scales
 from precision_planner.analysis.tensorrt import TensorRTWarnings, tensorrt_warnings
+from precision_planner.analysis.values import MeasuredValue, measured_values, place_of_finding
 from precision_planner.analysis.weights import Weights
-from precision_planner.model import GraphIndex, Model
+from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs, load_inputs
 from precision_planner.numerics import get_format
 from precision_planner.rules import DEFAULT_HEADROOM, Evaluation, Evidence, Finding, evaluate, load_rulebook
@@ -105,6 +106,7 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: what `planner analyze --json` writes."""
+        fmt = get_format(self.precision)
         return {
             "schema_version": SCHEMA_VERSION,
             "kind": "analysis",
@@ -119,6 +121,13 @@ class Analysis:
             "weights": self.weights.to_dict(),
             "tensorrt_warnings": self.tensorrt_warnings.to_dict(),
             "findings": [self._finding(finding) for finding in self.findings],
+            "format": {
+                "name": fmt.name,
+                "max_finite": fmt.max_finite,
+                "smallest_normal": fmt.smallest_normal,
+                "smallest_subnormal": fmt.smallest_subnormal,
+            },
+            "values": [value.to_dict() for value in self.values],
             "refused": [entry.to_dict() for entry in self.refused],
             "known_defects": [entry.to_dict() for entry in self.known_defects],
             "rules_asked": list(self.evaluation.rules),
@@ -134,11 +143,27 @@ class Analysis:
         }
 
     def _finding(self, finding: Finding) -> dict[str, Any]:
-        """A finding with the error that it can cause, and for a weight what the census says of it."""
+        """A finding with the error that it can cause, its place, and for a weight what the census says of it."""
         cost = cost_of(finding, self.weights, self._tensors)
         tensor = tensor_of(finding, self.weights, self._tensors)
         extra = {} if tensor is None else {"role": tensor.role, "assessment": tensor.assessment.sentence}
-        return {**finding.to_dict(), "cost": cost if math.isfinite(cost) else None, **extra}
+        made = (place for node in finding.nodes for place in self._places.get(node, ()))
+        at = place_of_finding((place, self.values[place]) for place in made)
+        return {**finding.to_dict(), "cost": cost if math.isfinite(cost) else None, "at": at, **extra}
+
+    @cached_property
+    def values(self) -> tuple[MeasuredValue, ...]:
+        """The float values in topological order, each with its range where it was measured."""
+        return measured_values(self.evidence)
+
+    @cached_property
+    def _places(self) -> dict[NodeId, list[int]]:
+        """Node -> the positions in `values` of what it makes."""
+        places: dict[NodeId, list[int]] = {}
+        for position, value in enumerate(self.values):
+            if value.maker is not None:
+                places.setdefault(value.maker, []).append(position)
+        return places
 
     @cached_property
     def refused(self) -> tuple[Refused, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from precision_planner.reporting.text import nothing_found
 
-__all__ = ["Headline", "analysis_headline", "measured_told", "plan_headline"]
+__all__ = ["Headline", "analysis_headline", "measured_told", "next_command", "plan_headline", "severities_told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def analysis_headline(data: Mapping[str, Any]) -> Headline:
     """What will happen to an analyzed model in the low precision, as far as the analysis can know."""
     name = str(data.get("precision") or "16 bits").upper()
     counts = Counter(str(finding["severity"]) for finding in data["findings"])
-    told = ", ".join(f"{counts[severity]} {severity}" for severity in ("error", "warning", "info") if counts[severity])
+    told = severities_told(counts)
     first = next((f for severity in ("error", "warning") for f in data["findings"] if f["severity"] == severity), None)
     if counts["error"] and first is not None:
         return Headline("error", f"breaks in {name}", f"{told}; first: {first['message']}")
@@ -42,6 +43,34 @@ def analysis_headline(data: Mapping[str, Any]) -> Headline:
     if inputs and not inputs.get("synthesized"):
         return Headline("passed", f"nothing breaks in {name}", said)
     return Headline("warning", f"nothing seen in {name}", f"{said}; {measured_told(data)}")
+
+
+def severities_told(counts: Mapping[str, int]) -> str:
+    """Findings by severity: "6 errors, 1 warning, 13 notes"; "" for none."""
+    words = {"error": "error", "warning": "warning", "info": "note"}
+    return ", ".join(
+        f"{counts[severity]} {word}{'s' if counts[severity] != 1 else ''}"
+        for severity, word in words.items()
+        if counts.get(severity)
+    )
+
+
+def next_command(data: Mapping[str, Any]) -> str:
+    """The command that makes sense after an analysis: a plan where something breaks, else the rewrite itself."""
+    path = str(data["model"].get("path") or "model.onnx")
+    inputs = data.get("inputs") or {}
+    given = bool(inputs) and not inputs.get("synthesized")
+    source = str(inputs["source"]) if given and not str(inputs["source"]).startswith("the ") else "INPUTS"
+    precision = "" if data.get("precision", "fp16") == "fp16" else f" --precision {data['precision']}"
+    if any(finding["severity"] in ("error", "warning") for finding in data["findings"]):
+        folder = path.removesuffix(".onnx") + ".plan"
+        target = f" --target {data['target']}" if data.get("target") else ""
+        return f"planner plan {_word(path)} -o {_word(folder)} --inputs {_word(source)}{precision}{target}"
+    return f"planner rewrite {_word(path)} --inputs {_word(source)}{precision}"
+
+
+def _word(text: str) -> str:
+    return shlex.quote(text) if text != "INPUTS" else text
 
 
 def measured_told(data: Mapping[str, Any]) -> str:

@@ -12,10 +12,12 @@ import jinja2
 from precision_planner.reporting.analysis_terminal import action_told
 from precision_planner.reporting.drawings import subgraph_drawing
 from precision_planner.reporting.generic import sections
-from precision_planner.reporting.headline import analysis_headline, measured_told, plan_headline
+from precision_planner.reporting.headline import analysis_headline, measured_told, next_command, plan_headline
 from precision_planner.reporting.load_plot import load_plot
 from precision_planner.reporting.numbers import as_float, number, share, size
 from precision_planner.reporting.plots import exponent_plot, histogram_plot, layer_plot
+from precision_planner.reporting.ribbon import analysis_ribbon
+from precision_planner.reporting.roles import weight_classes
 from precision_planner.reporting.text import visible_data
 
 
@@ -94,6 +96,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(number=number, share=share, size=size, histogram=histogram_plot)
     environment.filters.update(load_plot=load_plot, action=action_told, measured=measured_told)
     environment.filters.update(analysis_headline=analysis_headline, plan_headline=plan_headline)
-    environment.filters.update(sections=sections)
+    environment.filters.update(sections=sections, next_command=next_command)
+    environment.filters.update(ribbon=analysis_ribbon, weight_classes=weight_classes)
     environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing, worst=_worst_outputs)
     return environment
