@@ -84,7 +84,7 @@ def progress(description: str, total: float | None = None) -> Iterator[Callable[
     """
     if not _on_terminal():
         done = 0.0
-        with step_lines(description, _line) as say:
+        with step_lines(description, _line_writer()) as say:
 
             def advance(steps: float) -> None:
                 nonlocal done
@@ -122,7 +122,7 @@ def work(description: str) -> Iterator[Callable[[str], None]]:
       A function that takes what is being done now.
     """
     if not _on_terminal():
-        with step_lines(description, _line) as say:
+        with step_lines(description, _line_writer()) as say:
             yield say
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -138,13 +138,18 @@ def _on_terminal() -> bool:
     return verbosity() >= 0 and sys.stderr.isatty() and not logs.is_json()
 
 
-def _line(text: str) -> None:
-    """One step, where nothing is drawn."""
-    if verbosity() < 0 or logs.is_json():
-        logs.say(text, shown=verbosity() < 0)
-        return
-    logs.say(text, shown=True)
-    print(f"planner: {visible(text)}", file=sys.stderr, flush=True)
+def _line_writer() -> Callable[[str], None]:
+    """What says one step where nothing is drawn; made by the command, as the thread that calls it knows no -q."""
+    quiet = verbosity() < 0
+
+    def line(text: str) -> None:
+        if quiet or logs.is_json():
+            logs.say(text, shown=quiet)
+            return
+        logs.say(text, shown=True)
+        print(f"planner: {visible(text)}", file=sys.stderr, flush=True)
+
+    return line
 
 
 def check_results(destinations: Iterable[str | None], sources: Iterable[str | None] = ()) -> None:

@@ -57,8 +57,9 @@ if TYPE_CHECKING:
 @inputs_options
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Also write the plan here; - is stdout, alone.")
+@click.option("--html", "html_path", metavar="FILE", help="Also write a self-contained HTML report.")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
-def command(model: str, output: str, json_path: str | None, force: bool, **options: Any) -> int:
+def command(model: str, output: str, json_path: str | None, html_path: str | None, force: bool, **options: Any) -> int:
     """Decide MODEL's precision for a build target, predict the result, and write a folder that builds it."""
     from precision_planner.cli.console import render_verdict, stdout_console, work, write_result
     from precision_planner.cli.diff import own_metrics
@@ -66,6 +67,7 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
     from precision_planner.emitting.folder import check_folder
     from precision_planner.planning import plan
     from precision_planner.planning.judged import exit_code
+    from precision_planner.reporting.html import render_html
     from precision_planner.rewriting.plugins import parse_plugins
 
     folder = Path(output)
@@ -105,6 +107,8 @@ def command(model: str, output: str, json_path: str | None, force: bool, **optio
         written = planned.save(folder, force=force)
     if json_path:
         write_result(json.dumps(planned.plan.to_dict(), indent=1), json_path)
+    if html_path:
+        write_result(render_html(planned.plan.to_dict()), html_path)
     if json_path != "-":
         _render(planned, folder, written, stdout_console())
         assert planned.verdict is not None

@@ -13,6 +13,7 @@ from precision_planner.reporting.analysis_terminal import action_told
 from precision_planner.reporting.drawings import subgraph_drawing
 from precision_planner.reporting.generic import sections
 from precision_planner.reporting.headline import analysis_headline, measured_told, next_command, plan_headline
+from precision_planner.reporting.lanes import kept_regions, plan_lanes
 from precision_planner.reporting.load_plot import load_plot
 from precision_planner.reporting.numbers import as_float, number, share, size
 from precision_planner.reporting.plots import exponent_plot, histogram_plot, layer_plot
@@ -98,5 +99,6 @@ def _environment() -> jinja2.Environment:
     environment.filters.update(analysis_headline=analysis_headline, plan_headline=plan_headline)
     environment.filters.update(sections=sections, next_command=next_command)
     environment.filters.update(ribbon=analysis_ribbon, weight_classes=weight_classes)
+    environment.filters.update(lanes=plan_lanes, kept_regions=kept_regions)
     environment.filters.update(exponents=exponent_plot, drawing=subgraph_drawing, worst=_worst_outputs)
     return environment

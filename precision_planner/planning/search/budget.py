@@ -93,11 +93,11 @@ class Clock:
 
     @property
     def outlook(self) -> str:
-        """The share of the budget that is used and the longest that the rest may take, for progress."""
-        seconds = self._now() - self._start
-        if not self.evaluations or self.used <= 0.0:
-            return ""
-        rest = seconds / self.used - seconds
+        """How much of the budget is used, for progress; a time only where the budget is one: searches end early."""
+        if self.budget.evaluations is not None:
+            return f" of at most {self.budget.evaluations}"
+        assert self.budget.seconds is not None
+        rest = self.budget.seconds - (self._now() - self._start)
         return f" ({min(1.0, self.used):.0%} of the budget, at most {max(0.0, rest):.0f} s more)"
 
     @property
