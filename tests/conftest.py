@@ -17,6 +17,9 @@ settings.register_profile(
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# Whatever is rewritten in a test, the ONNX checker looks at after every pass.
+os.environ.setdefault("PLANNER_CHECK_PASSES", "1")
+
 # Marker -> the package that it needs. `make test` installs them all and sets PLANNER_REQUIRE_ALL, under which
 # a missing one is a failure, so that a full run cannot pass by skipping.
 _NEEDS = {"rtx": "tensorrt_rtx", "torch": "torch", "notebook": "nbclient"}

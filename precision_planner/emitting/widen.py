@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
 
 from precision_planner.model import (
@@ -18,6 +17,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.model.edit import set_nodes
 
 _LOW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _FLOATS = _LOW | {TensorProto.FLOAT}
@@ -104,9 +104,7 @@ def _drop(graph: GraphProto, casts: dict[str, str]) -> None:
                 name = casts[name]
             node.input[index] = name
     if len(kept) != len(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-        del graph.node[:]
-        graph.node.extend(copies)
+        set_nodes(graph, kept)
 
 
 def _set(tensor: TensorProto, new: TensorProto) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from precision_planner.model.edit import set_nodes
 from precision_planner.model.inference import infer
 from precision_planner.model.model import Model
 from precision_planner.model.order import reads, sorted_copy
@@ -218,8 +219,8 @@ class BlockChain:
         graph.initializer.extend(tensor for name, tensor in self._initializers.items() if name in read)
         graph.sparse_initializer.extend(s for s in whole.graph.sparse_initializer if s.values.name in read)
         # an axis or a shape is copied rather than given: onnxruntime infers shapes from its value
-        graph.node.extend(self._integers[name] for name in block.inputs if name in self._integers)
-        graph.node.extend(nodes)
+        integers = [self._integers[name] for name in block.inputs if name in self._integers]
+        set_nodes(graph, [*integers, *nodes])
         known = {value.name: value for value in whole.graph.input}
         for name in block.inputs:
             if name in self._integers:

@@ -12,6 +12,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from precision_planner.errors import ModelError, SelectorError
+from precision_planner.model.edit import set_nodes
 from precision_planner.model.index import GraphIndex, Scope, display_name
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import Inputs
@@ -70,7 +71,7 @@ def extract_around(model: Model, around: Collection[str], inputs: Inputs, *, rad
     proto.opset_import.extend(model.proto.opset_import)
     graph = proto.graph
     graph.name = "extract"
-    graph.node.extend(nodes)
+    set_nodes(graph, nodes)
     graph.initializer.extend(tensor for name, tensor in scope.initializers.items() if name in read)
     graph.sparse_initializer.extend(s for name, s in scope.sparse_initializers.items() if name in read)
     for name in free:

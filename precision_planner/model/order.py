@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import onnx
 
+from precision_planner.model.edit import set_nodes
+
 
 def sorted_copy(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose graphs are topologically sorted, as shape inference and onnxruntime need (stable order)."""
@@ -18,9 +20,7 @@ def sorted_copy(proto: onnx.ModelProto) -> onnx.ModelProto:
             _sort_bodies(node)
         order = topological_order(function.node)
         if order is not None:
-            nodes = _copies(function.node, order)
-            del function.node[:]
-            function.node.extend(nodes)
+            set_nodes(function, [function.node[at] for at in order])
     return copy
 
 
@@ -30,9 +30,7 @@ def sort_graph(graph: onnx.GraphProto) -> None:
         _sort_bodies(node)
     order = topological_order(graph.node)
     if order is not None:
-        nodes = _copies(graph.node, order)
-        del graph.node[:]
-        graph.node.extend(nodes)
+        set_nodes(graph, [graph.node[at] for at in order])
 
 
 def topological_order(nodes: Sequence[onnx.NodeProto]) -> list[int] | None:
@@ -91,12 +89,3 @@ def _sort_bodies(node: onnx.NodeProto) -> None:
     for attribute in node.attribute:
         for body in _bodies(attribute):
             sort_graph(body)
-
-
-def _copies(nodes: Sequence[onnx.NodeProto], order: Sequence[int]) -> list[onnx.NodeProto]:
-    copies = []
-    for at in order:
-        node = onnx.NodeProto()
-        node.CopyFrom(nodes[at])
-        copies.append(node)
-    return copies

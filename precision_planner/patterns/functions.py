@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, ValueType, infer_types
+from precision_planner.model.edit import set_nodes
 
 
 def with_function_types(model: Model, index: GraphIndex, types: TypeTable) -> TypeTable:
@@ -74,7 +75,7 @@ def _body_types(
     if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
         proto.opset_import.append(onnx.helper.make_opsetid("", model.opset))
     proto.graph.name = function.name
-    proto.graph.node.extend(function.node)
+    set_nodes(proto.graph, function.node)
     for position, name in enumerate(function.input):
         merged = _merge([call[position] for call in calls if position < len(call)])
         info = onnx.ValueInfoProto(name=name)

@@ -237,7 +237,7 @@ def with_layernorms(planned: PlannedModel, form: str) -> PlannedModel:
 
     Last of all: nothing here can run a plugin, so it is the operator that was decided about and simulated.
     """
-    model = write_layernorms(planned.model, form)
+    model = write_layernorms(planned.model, form).model
     return planned if model is planned.model else replace(planned, model=model)
 
 

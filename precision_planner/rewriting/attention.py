@@ -9,6 +9,7 @@ import numpy as np
 
 from precision_planner.errors import PlannerError
 from precision_planner.model import Model
+from precision_planner.model.edit import PassResult
 from precision_planner.model.inputs import load_inputs
 from precision_planner.model.session import Session
 from precision_planner.transforms.attention import fuse_attention
@@ -21,7 +22,7 @@ CLOSE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class VerifiedAttention:
+class VerifiedAttention(PassResult):
     """A model with its attentions as one node each.
 
     Attributes:
@@ -30,7 +31,6 @@ class VerifiedAttention:
       notes: what stays, and why.
     """
 
-    model: Model
     fused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -46,7 +46,7 @@ def verified_attention(model: Model, inputs: object = None, *, verify: bool = Tr
     found = fuse_attention(model)
     notes = [f"not fused: attention at {one.node}: {one.reason}" for one in found.refused]
     if not found.fused:
-        return VerifiedAttention(model, (), (*notes, "no attention was fused"))
+        return VerifiedAttention(model, notes=(*notes, "no attention was fused"))
     if verify:
         try:
             batch = load_inputs(inputs, model).first()
@@ -55,17 +55,19 @@ def verified_attention(model: Model, inputs: object = None, *, verify: bool = Tr
             with Session(found.model) as after:
                 answer = after.run(batch)
         except PlannerError as error:
-            return VerifiedAttention(model, (), (*notes, f"no attention was fused: it could not be compared: {error}"))
+            return VerifiedAttention(
+                model, notes=(*notes, f"no attention was fused: it could not be compared: {error}")
+            )
         for name, value in right.items():
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not _is_close(value, answer[name]):
                 why = f"no attention was fused: output {name!r} came out otherwise, so it was taken back"
-                return VerifiedAttention(model, (), (*notes, why))
+                return VerifiedAttention(model, notes=(*notes, why))
     if found.float_masks:
         notes.append(
             f"{len(found.float_masks)} of {len(found.fused)} attentions have a float mask: TensorRT 11 and "
             "TensorRT-RTX build these in 16 bits, not kept in FP32"
         )
-    return VerifiedAttention(found.model, found.fused, tuple(notes))
+    return VerifiedAttention(found.model, notes=tuple(notes), fused=found.fused)
 
 
 def unwritten(kinds: Iterable[str]) -> list[str]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -29,6 +28,7 @@ from precision_planner.model import (
     first_output,
     topological_order,
 )
+from precision_planner.model.edit import PassResult, set_nodes
 from precision_planner.model.names import SUFFIX, FreshNames
 from precision_planner.operators import named, row_of
 from precision_planner.rewriting.annotations import update_annotations
@@ -56,7 +56,7 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertResult:
+class ConvertResult(PassResult):
     """A typed model and what was done.
 
     Attributes:
@@ -71,7 +71,6 @@ class ConvertResult:
       renamed: values of the input model that have another name in the typed one.
     """
 
-    model: Model
     converted: int = 0
     casts: int = 0
     removed_casts: tuple[str, ...] = ()
@@ -399,10 +398,7 @@ class _Writer:
                 was_sorted = changed = True
             if not changed:
                 continue
-            container: Any = scope.container
-            copies = [_copy(node) for node in nodes]
-            del container.node[:]
-            container.node.extend(copies)
+            set_nodes(scope.container, nodes)
             if casts:
                 self._import_default_domain(scope)
         return was_sorted
@@ -415,12 +411,6 @@ class _Writer:
         imports = self.proto.opset_import if function is None else function.opset_import
         if not any(entry.domain in ("", "ai.onnx") for entry in imports):
             imports.add(domain="", version=self.model.opset if self.model.opset > 1 else CAST_OPSET)
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy
 
 
 def _set_int(node: onnx.NodeProto, name: str, value: int, default: int | None = None) -> None:

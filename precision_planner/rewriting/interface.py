@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import onnx
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from onnx import TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope
+from precision_planner.model.edit import PassResult, set_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.operators import op_types, row_of
 from precision_planner.typing.elements import function_of, opset_of
 
 
-def int32_inputs(model: Model) -> tuple[Model, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Narrowed(PassResult):
+    """A model without int64 inputs.
+
+    Attributes:
+      model: the model itself where there was none.
+      inputs: input that was int64 -> "direct" or "cast".
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def narrow_inputs(model: Model) -> Narrowed:
     """Make every int64 input INT32, names unchanged.
 
     Where every reader takes int32 and nothing else depends on the type, the readers take it as it is; otherwise one
     Cast stands behind the input.
-
-    Returns:
-      (the model, input -> "direct" or "cast"); the model itself where there is no such input.
     """
     wanted = [info.name for info in model.proto.graph.input if info.type.tensor_type.elem_type == TensorProto.INT64]
     index = GraphIndex(model.proto)
     wanted = [name for name in wanted if name not in index.main.initializers and not index.main.is_output(name)]
     if not wanted:
-        return model, {}
+        return Narrowed(model)
     direct = {name for name in wanted if _all_take_int32(model, index, name)}
     proto = model.edit()
     names = FreshNames.of(proto)
@@ -43,15 +55,9 @@ def int32_inputs(model: Model) -> tuple[Model, dict[str, str]]:
     for info in proto.graph.input:
         if info.name in wanted:
             info.type.tensor_type.elem_type = TensorProto.INT32
-    nodes = [*casts, *proto.graph.node]
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
-    return model.with_proto(proto), {name: "direct" if name in direct else "cast" for name in wanted}
+    set_nodes(proto.graph, [*casts, *proto.graph.node])
+    how = {name: "direct" if name in direct else "cast" for name in wanted}
+    return Narrowed(model.with_proto(proto), inputs=how)
 
 
 def _is_main(scope: Scope, name: str) -> bool:

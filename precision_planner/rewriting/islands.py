@@ -18,9 +18,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types
+from precision_planner.model.edit import PassResult, rewrite_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.operators import RESHAPES, moves_values
 from precision_planner.targets.target import Islands
+from precision_planner.typing import Key
 
 __all__ = ["IslandsResult", "keep_islands"]
 
@@ -28,7 +30,7 @@ LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True)
-class IslandsResult:
+class IslandsResult(PassResult):
     """A model whose islands stay.
 
     Attributes:
@@ -36,7 +38,6 @@ class IslandsResult:
       products: first outputs of the products that were given an Add of zero.
     """
 
-    model: Model
     products: tuple[str, ...] = ()
 
 
@@ -130,24 +131,22 @@ def _insert(model: Model, slots: dict[tuple[tuple[str, ...], int], int]) -> Isla
     index, names = GraphIndex(proto), FreshNames.of(proto)
     zero = names.fresh("island__zero")
     products: list[str] = []
-    for scope in reversed(index.scopes):  # bodies first: a graph's nodes are copied
-        nodes: list[onnx.NodeProto] = []
-        held: dict[str, str] = {}
-        for position, node in enumerate(scope.nodes):
-            slot = slots.get((scope.path, position))
-            if slot is not None:
-                value = node.input[slot]
-                if value not in held:
-                    held[value] = names.fresh(f"{value}__held")
-                    add = names.fresh(f"{node.name or node.output[0]}__hold")
-                    nodes.append(helper.make_node("Add", [value, zero], [held[value]], add))
-                node.input[slot] = held[value]
-                products.append(node.output[0])
-            nodes.append(node)
-        if held:
-            copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-            del scope.container.node[:]
-            scope.container.node.extend(copies)
+    held: dict[Key, str] = {}
+
+    def hold(scope: Scope, position: int, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        slot = slots.get((scope.path, position))
+        if slot is None:
+            return [node]
+        products.append(node.output[0])
+        value = node.input[slot]
+        known = held.get((scope.path, value))
+        node.input[slot] = held[scope.path, value] = known or names.fresh(f"{value}__held")
+        if known:
+            return [node]
+        add = names.fresh(f"{node.name or node.output[0]}__hold")
+        return [helper.make_node("Add", [value, zero], [node.input[slot]], add), node]
+
+    rewrite_nodes(index, hold)
     tensor = numpy_helper.from_array(np.zeros((), np.float32), zero)
     proto.graph.initializer.append(tensor)
-    return IslandsResult(model.with_proto(proto), tuple(products))
+    return IslandsResult(model.with_proto(proto), products=tuple(products))

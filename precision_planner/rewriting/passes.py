@@ -7,34 +7,29 @@ values that no two nodes share. A model that came in otherwise is not blamed on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import onnx
 
 from precision_planner.model import GraphIndex, Model
+from precision_planner.model.edit import PassResult
 from precision_planner.model.order import reads
 
-__all__ = ["PASSES", "Pass", "PassError", "PassResult", "Passes", "faults"]
+R = TypeVar("R", bound=PassResult)
+
+CHECK_VARIABLE = "PLANNER_CHECK_PASSES"
+"""The environment variable that has the ONNX checker look at the model after every pass; the tests set it."""
+
+CHECKED_BYTES = 16 << 20
+
+__all__ = ["CHECK_VARIABLE", "PASSES", "Pass", "PassError", "Passes", "faults", "refusals"]
 
 
 class PassError(RuntimeError):
     """A pass left a graph that is none; a bug of the planner's, with the pass and the place named."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassResult:
-    """What a pass made.
-
-    Attributes:
-      model: the new model; the very model that was given where nothing was to be done.
-      names: old node name -> new one, where nodes were replaced.
-      notes: what a user should know, a sentence each.
-    """
-
-    model: Model
-    names: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +77,11 @@ class Passes:
         self.notes: list[str] = []
         self._next = 0
 
-    def run(self, name: str, model: Model, step: Callable[[Model], PassResult]) -> Model:
+    def run(self, name: str, model: Model, step: Callable[[Model], R]) -> R:
         """Run one pass and check what it leaves.
+
+        Returns:
+          What the pass returned.
 
         Raises:
           PassError: it is not its turn, or it leaves a fault that the model did not have before.
@@ -96,10 +94,24 @@ class Passes:
         self.notes += result.notes
         if result.model is not model:
             self.done.append(name)
-            left = faults(result.model.proto)
-            if left and not faults(model.proto):
+            left = faults(result.model.proto) or refusals(result.model)
+            if left and not (faults(model.proto) or refusals(model)):
                 raise PassError(f"the pass {name} left {left[0]}")
-        return result.model
+        return result
+
+
+def refusals(model: Model) -> list[str]:
+    """What the ONNX checker says against a model, where `PLANNER_CHECK_PASSES` is set: it reads the whole model.
+
+    Models of more than `CHECKED_BYTES` are passed over.
+    """
+    if not os.environ.get(CHECK_VARIABLE) or model.stored_bytes > CHECKED_BYTES:
+        return []
+    try:
+        onnx.checker.check_model(model.to_proto())
+    except onnx.checker.ValidationError as error:
+        return ["what the ONNX checker refuses: " + " ".join(str(error).split())]
+    return []
 
 
 def faults(proto: onnx.ModelProto) -> list[str]:

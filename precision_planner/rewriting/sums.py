@@ -21,6 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types
+from precision_planner.model.edit import PassResult, rewrite_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.typing import Key
 
@@ -31,7 +32,7 @@ GEMM_WITHOUT_C = 11
 
 
 @dataclass(frozen=True, slots=True)
-class SumsResult:
+class SumsResult(PassResult):
     """A model with Cast sandwiches.
 
     Attributes:
@@ -40,7 +41,6 @@ class SumsResult:
       biases_inside: products, by first output, whose bias had to stay in FP32 inside.
     """
 
-    model: Model
     casts: int = 0
     biases_inside: tuple[str, ...] = ()
 
@@ -71,21 +71,15 @@ class _Writer:
         self.inside: list[str] = []
 
     def run(self) -> SumsResult:
-        for scope in reversed(self.index.scopes):  # bodies first: a graph's nodes are copied
-            marked = {at for at, node in enumerate(scope.nodes) if self._is_marked(scope, node)}
-            if not marked:
-                continue
-            nodes: list[onnx.NodeProto] = []
-            wide: dict[str, str] = {}
-            for at, node in enumerate(scope.nodes):
-                nodes += self._sandwich(scope, node, wide) if at in marked else [node]
-            copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-            del scope.container.node[:]
-            scope.container.node.extend(copies)
-        return SumsResult(self.model.with_proto(self.proto), self.casts, tuple(self.inside))
+        wide: dict[tuple[str, ...], dict[str, str]] = {}
 
-    def _is_marked(self, scope: Scope, node: onnx.NodeProto) -> bool:
-        return bool(node.output) and (scope.path, node.output[0]) in self.products
+        def sandwich(scope: Scope, _: int, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+            if not node.output or (scope.path, node.output[0]) not in self.products:
+                return [node]
+            return self._sandwich(scope, node, wide.setdefault(scope.path, {}))
+
+        rewrite_nodes(self.index, sandwich)
+        return SumsResult(self.model.with_proto(self.proto), casts=self.casts, biases_inside=tuple(self.inside))
 
     def _sandwich(self, scope: Scope, node: onnx.NodeProto, wide: dict[str, str]) -> list[onnx.NodeProto]:
         """What takes the node's place; `wide` holds the FP32 versions of this scope's values so far."""

@@ -20,6 +20,7 @@ from onnx import AttributeProto
 from precision_planner._extras import require
 from precision_planner.errors import SurgeryError
 from precision_planner.model import BytesPayload, Model, first_output, iter_tensors, marker_key, set_payload
+from precision_planner.model.edit import set_items, set_nodes
 from precision_planner.model.wire import STRIP_BYTES
 
 DEFAULT_FUNCTION = "surgery"
@@ -185,14 +186,10 @@ def _restore_graph(
     target: onnx.GraphProto, original: onnx.GraphProto, untouched: onnx.GraphProto, exported: onnx.GraphProto
 ) -> None:
     """Fill `target` with what was exported, taking everything unchanged from the original."""
-    nodes = _merge_nodes(original.node, untouched.node, exported.node)
-    del target.node[:]
-    target.node.extend(nodes)
+    set_nodes(target, _merge_nodes(original.node, untouched.node, exported.node))
     for field in ("input", "output", "value_info", "initializer"):
         merged = _merge_named(getattr(original, field), getattr(untouched, field), getattr(exported, field), field)
-        items = getattr(target, field)
-        del items[:]
-        items.extend(merged)
+        set_items(getattr(target, field), merged)
     _put_back(target, original, untouched, exported)
     if exported.name != untouched.name:
         target.name = exported.name

@@ -12,6 +12,7 @@ from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Model
 from precision_planner.model.blocks import containers, part_input
+from precision_planner.model.edit import set_nodes
 from precision_planner.model.order import reads
 from precision_planner.simulation.rounding import RoundingPlan, apply_rounding
 
@@ -100,7 +101,7 @@ class Cut:
         graph = proto.graph
         graph.name = f"nodes_{block.start}"
         positions = [*block.constants, *range(block.start, block.stop)]
-        graph.node.extend(self._nodes[at] for at in positions)
+        set_nodes(graph, [self._nodes[at] for at in positions])
         read = set[str]().union(*(self._reads[at] for at in positions)) if positions else set[str]()
         graph.initializer.extend(tensor for tensor in whole.graph.initializer if tensor.name in read)
         graph.sparse_initializer.extend(s for s in whole.graph.sparse_initializer if s.values.name in read)

@@ -25,6 +25,7 @@ from precision_planner.model import (
     set_payload,
     stored_tensor,
 )
+from precision_planner.model.edit import set_items, set_nodes
 from precision_planner.model.tensors import clear_values
 from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.rounding import Overflow
@@ -129,9 +130,7 @@ class _Writer:
                 nodes.extend(parts)
                 graph.initializer.extend(constants)
             nodes.extend(casts)
-        copies = [_copy(node) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        set_nodes(graph, nodes)
         del graph.value_info[:]
 
     def _read_low(self, scope: Scope, graph: GraphProto, value: str, elem_type: int, nodes: list[NodeProto]) -> str:
@@ -291,24 +290,12 @@ def _inline(name: str, shape: tuple[int, ...], array: np.ndarray) -> TensorProto
     return tensor
 
 
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
-
-
 def _drop_unread(graph: GraphProto) -> None:
     """Drop the initializers that nothing reads any more: their rounded copies took their place."""
     read = _reads(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     if len(kept) < len(graph.initializer):
-        copies = []
-        for tensor in kept:
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            copies.append(copy)
-        del graph.initializer[:]
-        graph.initializer.extend(copies)
+        set_items(graph.initializer, kept)
 
 
 def _reads(graph: GraphProto) -> set[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model
+from precision_planner.model.edit import rewrite_nodes
 from precision_planner.simulation.schemas import LOW_TYPES
 
 _AXES_ARE_AN_INPUT = 18
@@ -27,19 +28,10 @@ def expand_low_stash(model: Model) -> Model:
     if not any(_stash(node) in LOW_TYPES for _, _, node in GraphIndex(model.proto).nodes()):
         return model
     proto = model.edit()
-    for scope in reversed(GraphIndex(proto).scopes):
-        graph = scope.container
-        assert isinstance(graph, GraphProto)
-        nodes: list[NodeProto] = []
-        for node in scope.nodes:
-            nodes.extend(_steps(node, _stash(node), model.opset) if _stash(node) in LOW_TYPES else [node])
-        copies = []
-        for node in nodes:
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            copies.append(copy)
-        del graph.node[:]
-        graph.node.extend(copies)
+    rewrite_nodes(
+        GraphIndex(proto),
+        lambda _, __, node: _steps(node, _stash(node), model.opset) if _stash(node) in LOW_TYPES else [node],
+    )
     return model.with_proto(proto)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope, first_output
+from precision_planner.model.edit import set_nodes
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.operators import is_exact, named, row_of
 from precision_planner.simulation.plans import element_types
@@ -67,9 +68,7 @@ def widen(model: Model, weights: Overflow = "inf") -> tuple[Model, RoundingPlan]
                     if tensor.data_type in LOW_TYPES:
                         widen_tensor(tensor, model, store)
             nodes.extend(_widen_node(node, scope, types, values))
-        kept = [_copy(node) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(kept)
+        set_nodes(graph, nodes)
     stored = {key: kind for key, kind in types.items() if kind in LOW_TYPES}
     return model.with_proto(proto, store.build()), RoundingPlan(values, {}, weights, stored)
 
@@ -120,9 +119,3 @@ def _widen_value(kind: object) -> None:
         kind.tensor_type.elem_type = TensorProto.FLOAT  # type: ignore[attr-defined]
     elif which in ("sequence_type", "optional_type"):
         _widen_value(getattr(kind, which).elem_type)
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

@@ -26,6 +26,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types
+from precision_planner.model.edit import PassResult, set_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.transforms.naming import fused_name
 from precision_planner.transforms.opset import raise_opset
@@ -46,7 +47,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionFusion:
+class AttentionFusion(PassResult):
     """What became of the attentions of a model.
 
     Attributes:
@@ -56,7 +57,6 @@ class AttentionFusion:
       float_masks: those of `fused` whose mask is a float.
     """
 
-    model: Model
     fused: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
     float_masks: tuple[str, ...] = ()
@@ -96,11 +96,11 @@ def fuse_attention(model: Model) -> AttentionFusion:
         except _No as no:
             refused.append(Refused(node.name or node.output[0], str(no)))
     if not found:
-        return AttentionFusion(model, (), tuple(refused))
+        return AttentionFusion(model, refused=tuple(refused))
     raised = raise_opset(model, ATTENTION_OPSET)
     if raised.opset < ATTENTION_OPSET:
         names = [scope.nodes[position].name or scope.nodes[position].output[0] for scope, position, _ in found]
-        return AttentionFusion(model, (), (*refused, *(Refused(name, raised.reason) for name in names)))
+        return AttentionFusion(model, refused=(*refused, *(Refused(name, raised.reason) for name in names)))
     written, names = _write(raised.model, [(scope.nodes[at].output[0], scope.path, one) for scope, at, one in found])
     index = GraphIndex(written.proto)
     made = {
@@ -111,7 +111,7 @@ def fuse_attention(model: Model) -> AttentionFusion:
     floats = [
         n.name for n in masked if n.input[3] in made or types.of(index.main, n.input[3]).elem_type != TensorProto.BOOL
     ]
-    return AttentionFusion(written, tuple(names), tuple(refused), tuple(floats))
+    return AttentionFusion(written, fused=tuple(names), refused=tuple(refused), float_masks=tuple(floats))
 
 
 def _softmax_of(scope: Scope, node: onnx.NodeProto) -> int | None:
@@ -275,9 +275,7 @@ def _write(model: Model, found: Sequence[tuple[str, tuple[str, ...], _Attention]
             name = fused_name([node.name], "Attention", node.output[0], made)
             names.append(name)
             nodes += _attention_nodes(model, index, scope, one, node.output[0], name, made.fresh, proto.graph)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in _live(scope, nodes, own)]
-        del scope.container.node[:]
-        scope.container.node.extend(copies)
+        set_nodes(scope.container, _live(scope, nodes, own))
     return model.with_proto(proto), names
 
 

@@ -24,6 +24,8 @@ from precision_planner.model import (
     marker_key,
     stored_tensor,
 )
+from precision_planner.model.edit import PassResult, set_nodes
+from precision_planner.model.names import FreshNames
 from precision_planner.operators import row_of
 
 SINCE_OPSET = 7
@@ -50,10 +52,9 @@ class RankChange:
 
 
 @dataclass(frozen=True, slots=True)
-class RankResult:
+class RankResult(PassResult):
     """The model and what was changed in it; the same model where nothing was."""
 
-    model: Model
     changes: tuple[RankChange, ...] = ()
 
 
@@ -87,7 +88,7 @@ def give_consumers_rank(
     ]
     if not changes:
         return RankResult(model)
-    return RankResult(_apply(model, index, changes), tuple(changes))
+    return RankResult(_apply(model, index, changes), changes=tuple(changes))
 
 
 def _changes(
@@ -130,7 +131,7 @@ def _apply(model: Model, index: GraphIndex, changes: list[RankChange]) -> Model:
     """The model with a reshaped copy of each constant where it is read; copies that nothing reads are dropped."""
     proto = model.edit()
     now = GraphIndex(proto)
-    taken = _names(now)
+    names = FreshNames.of(proto)
     copies: dict[tuple[tuple[str, ...], str, int], str] = {}
     replaced: dict[tuple[str, ...], set[str]] = {}
     for change in changes:
@@ -142,7 +143,7 @@ def _apply(model: Model, index: GraphIndex, changes: list[RankChange]) -> Model:
         key = (holder.path, change.constant, len(change.after))
         if key not in copies:
             original = index.by_path[holder.path]
-            copies[key] = _add_copy(model, index, original, holder, change, taken)
+            copies[key] = _add_copy(model, index, original, holder, change, names)
         scope.nodes[position].input[change.slot] = copies[key]
         replaced.setdefault(holder.path, set()).add(change.constant)
     _drop_unread(GraphIndex(proto), replaced)
@@ -150,12 +151,9 @@ def _apply(model: Model, index: GraphIndex, changes: list[RankChange]) -> Model:
 
 
 def _add_copy(
-    model: Model, index: GraphIndex, original: Scope, holder: Scope, change: RankChange, taken: set[str]
+    model: Model, index: GraphIndex, original: Scope, holder: Scope, change: RankChange, names: FreshNames
 ) -> str:
-    name = f"{change.constant}_rank{len(change.after)}"
-    while name in taken:
-        name += "_"
-    taken.add(name)
+    name = names.fresh(f"{change.constant}_rank{len(change.after)}")
     source = original.initializers.get(change.constant)
     key = None if source is None else marker_key(source)
     if source is not None and key is not None:
@@ -170,26 +168,13 @@ def _add_copy(
 
 def _drop_unread(index: GraphIndex, replaced: Mapping[tuple[str, ...], set[str]]) -> None:
     """Take out the originals that nothing reads any more, initializers and Constant nodes alike."""
-    for path, names in replaced.items():
+    for path, names in sorted(replaced.items(), key=lambda entry: -len(entry[0])):  # bodies first: nodes are copied
         scope = index.by_path[path]
         gone = {name for name in names if not scope.is_read_elsewhere(name, frozenset()) and not scope.is_input(name)}
         container = scope.container
         for tensors in (container.initializer, container.value_info):  # type: ignore[union-attr]
             for position in reversed([at for at, entry in enumerate(tensors) if entry.name in gone]):
                 del tensors[position]
-        constants = [
-            at for at, node in enumerate(container.node) if node.op_type == "Constant" and node.output[0] in gone
-        ]
-        for position in reversed(constants):
-            del container.node[position]
-
-
-def _names(index: GraphIndex) -> set[str]:
-    """Every value name of the model."""
-    found: set[str] = set()
-    for scope in index.scopes:
-        found.update(scope.inputs, scope.outputs, scope.initializers)
-        for node in scope.nodes:
-            found.update(node.input)
-            found.update(node.output)
-    return found
+        kept = [node for node in container.node if node.op_type != "Constant" or node.output[0] not in gone]
+        if len(kept) < len(container.node):
+            set_nodes(container, kept)

@@ -15,6 +15,7 @@ from onnx import NodeProto, numpy_helper
 
 from precision_planner.errors import MissingExtraError, ModelError
 from precision_planner.model import GraphIndex, Model, Scope, array_payload, set_payload
+from precision_planner.model.edit import PassResult, set_items, set_nodes
 from precision_planner.model.order import reads, topological_order
 from precision_planner.model.session import Session
 from precision_planner.model.wire import STRIP_BYTES
@@ -27,7 +28,7 @@ MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(PassResult):
     """The model, and what was computed in it.
 
     Attributes:
@@ -35,7 +36,6 @@ class Folded:
       values: the values that are initializers now.
     """
 
-    model: Model
     values: tuple[str, ...] = ()
 
 
@@ -56,7 +56,10 @@ def fold_constants(model: Model) -> Folded:
     except (ModelError, MissingExtraError):
         return Folded(model)
     values = {name: value for name, value in values.items() if value.nbytes <= MOST_BYTES}
-    return Folded(_replaced(model, values), tuple(values)) if values else Folded(model)
+    if not values:
+        return Folded(model)
+    note = f"computed from constants in FP32: {', '.join(values)}"
+    return Folded(_replaced(model, values), notes=(note,), values=tuple(values))
 
 
 def _computed(main: Scope) -> dict[str, bool]:
@@ -107,15 +110,12 @@ def _behind(main: Scope, targets: list[str]) -> set[int]:
 def _run(model: Model, main: Scope, positions: list[int], targets: list[str]) -> dict[str, np.ndarray]:
     part = model.edit()
     graph = part.graph
-    nodes = [NodeProto.FromString(main.nodes[position].SerializeToString()) for position in positions]
+    nodes = [main.nodes[position] for position in positions]
     read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
-    for field in (graph.node, graph.input, graph.output, graph.initializer, graph.sparse_initializer, graph.value_info):
+    set_nodes(graph, nodes)
+    set_items(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
+    for field in (graph.input, graph.output, graph.sparse_initializer, graph.value_info, part.functions):
         del field[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(copies)
-    del part.functions[:]
     for name in targets:
         graph.output.add(name=name)
     with Session(model.with_proto(part)) as session:
@@ -137,15 +137,11 @@ def _replaced(model: Model, values: Mapping[str, np.ndarray]) -> Model:
             alive.append(node)
             wanted |= reads(node)
     lives = {id(node) for node in alive}
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes if id(node) in lives]
     stale = [t.name for t in graph.initializer if t.name in before and t.name not in wanted]
     inputs = {value.name for value in graph.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in inputs or tensor.name not in stale]
-    tensors = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.node[:]
-    del graph.initializer[:]
-    graph.node.extend(copies)
-    graph.initializer.extend(tensors)
+    set_nodes(graph, [node for node in nodes if id(node) in lives])
+    set_items(graph.initializer, kept)
     for name, value in values.items():
         tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
         if value.nbytes >= STRIP_BYTES:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from precision_planner.model import GraphIndex, Model
+from precision_planner.model.edit import PassResult
 from precision_planner.patterns import Match
 from precision_planner.transforms.opset import raise_opset
 from precision_planner.transforms.write import Writer
@@ -22,7 +23,7 @@ RMS_OPSET = 23
 
 
 @dataclass(frozen=True, slots=True)
-class FusionResult:
+class FusionResult(PassResult):
     """What became of the matches.
 
     Attributes:
@@ -37,11 +38,9 @@ class FusionResult:
       verification: {passed, max_abs, reason}; passed is None where nothing could be run.
     """
 
-    model: Model
     fused: tuple[Match, ...] = ()
     rejected: tuple[tuple[Match, str], ...] = ()
     islands: tuple[tuple[Match, str], ...] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
     opset: int = 0
     verification: Mapping[str, object] = field(default_factory=dict)
 
@@ -81,18 +80,18 @@ def fuse(
         else:
             wanted.append(match)
     if not wanted:
-        return FusionResult(model, (), tuple(rejected), tuple(islands), {}, model.opset)
+        return FusionResult(model, rejected=tuple(rejected), islands=tuple(islands), opset=model.opset)
     needed = max(_needed(match) for match in wanted)
     raised = raise_opset(model, max(needed, opset or 0))
     if raised.reason:
         islands += [(match, raised.reason) for match in wanted]
-        return FusionResult(model, (), tuple(rejected), tuple(islands), {}, model.opset)
+        return FusionResult(model, rejected=tuple(rejected), islands=tuple(islands), opset=model.opset)
     before = index if index is not None else GraphIndex(model.proto)
     writer = Writer(raised.model, before)
     for match in wanted:
         writer.write(match)
     fused_model, names = writer.finish()
-    return FusionResult(fused_model, tuple(wanted), tuple(rejected), tuple(islands), names, raised.opset)
+    return FusionResult(fused_model, names, (), tuple(wanted), tuple(rejected), tuple(islands), raised.opset)
 
 
 def _needed(match: Match) -> int:

@@ -7,6 +7,7 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from precision_planner.model import FLOAT_TYPES, GraphIndex, Model, Scope, TypeTable, ValueType, constant_value
+from precision_planner.model.edit import set_items, set_nodes
 from precision_planner.patterns import Match
 
 _FREE_SIZE = 3
@@ -37,7 +38,7 @@ def isolate(model: Model, index: GraphIndex, types: TypeTable, scope: Scope, mat
             constants.append(node)
         else:
             proto.graph.input.append(_input(name, types.of(scope, name), match))
-    proto.graph.node.extend([*constants, *nodes])
+    set_nodes(proto.graph, [*constants, *nodes])
     proto.graph.output.append(ValueInfoProto(name=match.output))
     elem = types.of(scope, match.output).elem_type or TensorProto.FLOAT
     proto.graph.output[0].type.tensor_type.elem_type = elem
@@ -73,8 +74,7 @@ def doubled(model: Model) -> Model:
     """
     proto = model.edit()
     tensors = [_double(model, tensor) for tensor in proto.graph.initializer]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(tensors)
+    set_items(proto.graph.initializer, tensors)
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.tensor_type.elem_type in FLOAT_TYPES:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
@@ -83,8 +83,7 @@ def doubled(model: Model) -> Model:
             array = constant_value(node, model)
             if array is not None and array.dtype.kind in "fV":
                 wide = numpy_helper.from_array(array.astype(np.float64))
-                del node.attribute[:]
-                node.attribute.append(helper.make_attribute("value", wide))
+                set_items(node.attribute, [helper.make_attribute("value", wide)])
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i in FLOAT_TYPES:
                 attribute.i = TensorProto.DOUBLE

@@ -18,6 +18,7 @@ import onnx
 from onnx import FunctionProto, GraphProto, NodeProto, helper
 
 from precision_planner.model import Model, display_name
+from precision_planner.model.edit import PassResult, set_nodes
 from precision_planner.transforms.adapters import ADAPTERS, Context, Facts, Refused
 
 _STANDARD = ("", "ai.onnx")
@@ -28,20 +29,22 @@ _HARMLESS = frozenset({("Erf", 13)})
 
 
 @dataclass(frozen=True, slots=True)
-class OpsetResult:
+class OpsetResult(PassResult):
     """A model at the opset asked for, or the model as it was with the reason.
 
     Attributes:
       model: raised, or unchanged.
       opset: its version of the default domain.
-      reason: why it could not be raised, '' if it was (or had no need to be).
       changed: display names of the nodes that had to be written anew.
     """
 
-    model: Model
-    opset: int
-    reason: str = ""
+    opset: int = 0
     changed: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """Why it could not be raised, '' if it was (or had no need to be)."""
+        return self.notes[0] if self.notes else ""
 
 
 def raise_opset(model: Model, version: int) -> OpsetResult:
@@ -55,9 +58,9 @@ def raise_opset(model: Model, version: int) -> OpsetResult:
       version: 1 to `NEWEST_OPSET`.
     """
     if model.opset >= version and all(_function_opset(f, model.opset) >= version for f in model.proto.functions):
-        return OpsetResult(model, model.opset)
+        return OpsetResult(model, opset=model.opset)
     if version > NEWEST_OPSET:
-        return OpsetResult(model, model.opset, f"opset {version} is not known to onnx {onnx.__version__}")
+        return OpsetResult(model, {}, (f"opset {version} is not known to onnx {onnx.__version__}",), model.opset)
     proto = model.edit()
     facts = Facts(model)
     changed: list[str] = []
@@ -71,11 +74,11 @@ def raise_opset(model: Model, version: int) -> OpsetResult:
                 _raise(function, start, version, Context(facts, path, function), changed)
                 _set_opset(function.opset_import, version)
     except Refused as refusal:
-        return OpsetResult(model, model.opset, f"opset {model.opset} cannot be raised to {version}: {refusal}")
+        return OpsetResult(model, {}, (f"opset {model.opset} cannot be raised to {version}: {refusal}",), model.opset)
     if model.opset < version:
         _set_opset(proto.opset_import, version)
     proto.ir_version = max(proto.ir_version, _least_ir(version))
-    return OpsetResult(model.with_proto(proto), version, "", tuple(changed))
+    return OpsetResult(model.with_proto(proto), opset=version, changed=tuple(changed))
 
 
 def _raise(graph: GraphProto | FunctionProto, start: int, version: int, context: Context, changed: list[str]) -> None:
@@ -100,13 +103,7 @@ def _raise(graph: GraphProto | FunctionProto, start: int, version: int, context:
         rebuilt |= len(nodes) != 1 or nodes[0] is not node
         out += nodes
     if rebuilt:
-        kept: list[NodeProto] = []
-        for node in out:
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            kept.append(copy)
-        del graph.node[:]
-        graph.node.extend(kept)
+        set_nodes(graph, out)
 
 
 def _adapt(node: NodeProto, steps: tuple[int, ...], context: Context) -> list[NodeProto]:

@@ -22,6 +22,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from precision_planner.errors import ConversionError
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
+from precision_planner.model.edit import Edit, PassResult, set_items, write_edits
+from precision_planner.model.names import FreshNames
 from precision_planner.patterns.match import Match
 
 PLUGIN_DOMAIN = "trt.plugins"
@@ -29,7 +31,7 @@ SKIP_LAYERNORM = "CustomSkipLayerNormPluginDynamic"
 
 
 @dataclass(frozen=True, slots=True)
-class PluginResult:
+class PluginResult(PassResult):
     """What was written as a plugin.
 
     Attributes:
@@ -39,10 +41,8 @@ class PluginResult:
       notes: what differs from the operator.
     """
 
-    model: Model
     replaced: tuple[NodeId, ...] = ()
     kept: tuple[tuple[NodeId, str], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def apply_plugin_layernorm(model: Model, matches: Iterable[Match] | None, name: str) -> PluginResult:
@@ -64,13 +64,16 @@ def apply_plugin_layernorm(model: Model, matches: Iterable[Match] | None, name: 
     index = GraphIndex(proto)
     replaced: list[NodeId] = []
     kept: list[tuple[NodeId, str]] = []
+    names, made = FreshNames.of(proto), dict[tuple[tuple[str, ...], str], str]()
+    edits: list[Edit] = []
     for scope in index.scopes:
+        edits.append(Edit(scope.path))
         for position, node in enumerate(scope.nodes):
             identity = index.node_id(scope, position)
             if node.op_type != "LayerNormalization" or (wanted is not None and identity not in wanted):
                 continue
-            write = _write_skip if name == SKIP_LAYERNORM else _write_plain
-            reason = write(model, index, types, scope, position, name)
+            place = _Place(model, index, types, scope, position, name, names, made, edits[-1])
+            reason = _write_skip(place) if name == SKIP_LAYERNORM else _write_plain(place)
             if reason:
                 kept.append((identity, reason))
             else:
@@ -78,6 +81,8 @@ def apply_plugin_layernorm(model: Model, matches: Iterable[Match] | None, name: 
     if not replaced:
         reasons = f": {kept[0][1]}" if kept else "; fuse the decomposed ones first (planner rewrite --fuse layernorm)"
         raise ConversionError(f"no LayerNormalization can be written as plugin {name}{reasons}")
+    weights = model.weights.builder()
+    write_edits(index, [edit for edit in edits if edit.touched], weights)
     if all(entry.domain != PLUGIN_DOMAIN for entry in proto.opset_import):
         proto.opset_import.add(domain=PLUGIN_DOMAIN, version=1)
     notes: tuple[str, ...] = ()
@@ -86,7 +91,36 @@ def apply_plugin_layernorm(model: Model, matches: Iterable[Match] | None, name: 
             "the plugin has an epsilon of its own (none before 2024), not the model's; it adds the skip in the type of "
             "its inputs",
         )
-    return PluginResult(model.with_proto(proto), tuple(replaced), tuple(kept), notes)
+    return PluginResult(model.with_proto(proto, weights.build()), {}, notes, tuple(replaced), tuple(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A LayerNormalization node, and what its writing goes by.
+
+    Attributes:
+      made: (path of a graph, what a new constant is) -> its name.
+      edit: of the node's graph; takes what stands around the node.
+    """
+
+    model: Model
+    index: GraphIndex
+    types: TypeTable
+    scope: Scope
+    position: int
+    name: str
+    names: FreshNames
+    made: dict[tuple[tuple[str, ...], str], str]
+    edit: Edit
+
+    def constant(self, holder: Scope, what: str, array: np.ndarray) -> str:
+        """The name of an initializer of `holder`, made where it was not yet."""
+        key = (holder.path, what)
+        if key not in self.made:
+            assert isinstance(holder.container, GraphProto)
+            self.made[key] = self.names.fresh(what)
+            holder.container.initializer.append(numpy_helper.from_array(array, self.made[key]))
+        return self.made[key]
 
 
 def _attribute(node: NodeProto, name: str, default: float) -> float:
@@ -96,43 +130,38 @@ def _attribute(node: NodeProto, name: str, default: float) -> float:
     return default
 
 
-def _write_plain(model: Model, index: GraphIndex, types: TypeTable, scope: Scope, position: int, name: str) -> str:
+def _write_plain(place: _Place) -> str:
     """X, gamma, beta; `epsilon`, `axis`. Returns why not, '' when done."""
-    node = scope.nodes[position]
+    node = place.scope.nodes[place.position]
     if any(node.output[1:]):
         return "its mean or standard deviation is read, which the plugin does not give"
     inputs = list(node.input)
     if len(inputs) < 3 or not inputs[2]:
-        beta = _zeros_like(model, index, scope, inputs[1])
+        beta = _zeros_like(place, inputs[1])
         if beta is None:
             return f"it has no bias and the plugin takes one, but the size of {inputs[1]!r} is not known"
         inputs = [*inputs[:2], beta]
     epsilon = _attribute(node, "epsilon", 1e-5)
     axis = int(_attribute(node, "axis", -1))
-    _become(node, name, inputs, {"epsilon": float(epsilon), "axis": axis})
+    _become(node, place.name, inputs, {"epsilon": float(epsilon), "axis": axis})
     return ""
 
 
-def _zeros_like(model: Model, index: GraphIndex, scope: Scope, gamma: str) -> str | None:
+def _zeros_like(place: _Place, gamma: str) -> str | None:
     """A constant of zeros in the shape and type of a constant, next to it."""
-    holder = index.resolve(scope, gamma)
+    holder = place.index.resolve(place.scope, gamma)
     tensor = None if holder is None else holder.initializers.get(gamma)
     if holder is None or tensor is None or not isinstance(holder.container, GraphProto):
         return None
-    name = f"{gamma}_zeros"
-    if name not in holder.initializers:
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        zeros = numpy_helper.from_array(np.zeros(tuple(tensor.dims), dtype), name)
-        holder.container.initializer.append(zeros)
-        holder.initializers[name] = zeros
-    return name
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return place.constant(holder, f"{gamma}_zeros", np.zeros(tuple(tensor.dims), dtype))
 
 
-def _write_skip(model: Model, index: GraphIndex, types: TypeTable, scope: Scope, position: int, name: str) -> str:
+def _write_skip(place: _Place) -> str:
     """Add and LayerNormalization as one node between Unsqueeze and Squeeze. Returns why not, '' when done."""
+    model, index, types, scope, position = place.model, place.index, place.types, place.scope, place.position
     node = scope.nodes[position]
-    container = scope.container
-    if not isinstance(container, GraphProto) or scope.kind == "function":
+    if not isinstance(scope.container, GraphProto):
         return "it stands in a local function"
     if any(node.output[1:]):
         return "its mean or standard deviation is read, which the plugin does not give"
@@ -143,40 +172,31 @@ def _write_skip(model: Model, index: GraphIndex, types: TypeTable, scope: Scope,
     beta = index.constant(scope, node.input[2], model) if len(node.input) > 2 and node.input[2] else None
     if gamma is None or gamma.ndim != 1:
         return "its scale is no constant vector, and the plugin takes it as an attribute"
-    add = scope.producer_node(node.input[0])
-    if add is None or add.op_type != "Add" or any(types.of(scope, operand).rank != 3 for operand in add.input):
+    at = scope.producer(node.input[0])
+    add = None if at is None else scope.nodes[at]
+    operands = list(add.input) if add is not None and add.op_type == "Add" else []
+    if at is None or not operands or any(types.of(scope, operand).rank != 3 for operand in operands):
         return "it does not follow the addition of two values of rank 3"
     low = value.elem_type == TensorProto.FLOAT16
     if value.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
         return "the plugin takes FP32 and FP16 only"
     size = int(gamma.size)
-    output, base = node.output[0], node.output[0]
-    axes = _axes(container)
-    wide = [f"{base}_{word}_5d" for word in ("input", "skip", "plugin")]
-    before = [_reshape("Unsqueeze", operand, target, axes) for operand, target in zip(add.input, wide, strict=False)]
+    output, base, node_input = node.output[0], node.output[0], node.input[0]
+    # as an input: LayerNormalization needs opset 17, these take their axes so from 13 on
+    axes = place.constant(scope, "plugin_layernorm_axes", np.array([3, 4], np.int64))
+    wide = [place.names.fresh(f"{base}_{word}_5d") for word in ("input", "skip", "plugin")]
+    before = [_reshape("Unsqueeze", operand, target, axes) for operand, target in zip(operands, wide, strict=False)]
     after = _reshape("Squeeze", wide[2], output, axes)
     attributes: dict[str, int | TensorProto] = {"type_id": int(low), "ld": size}
     for key, array in (("gamma", gamma), ("beta", np.zeros(size) if beta is None else beta)):
         attributes[key] = numpy_helper.from_array(np.asarray(array, np.float32).reshape(1, 1, size), key)
     del node.output[:]
     node.output.append(wide[2])
-    _become(node, name, wide[:2], attributes)
-    at = next(number for number, other in enumerate(container.node) if other is node or list(other.output) == [wide[2]])
-    for extra in reversed(before):
-        container.node.insert(at, extra)
-    container.node.insert(at + len(before) + 1, after)
-    alone = all(use.position == position for use in scope.consumers(add.output[0]))
-    if alone and not scope.is_read_elsewhere(add.output[0], {position}):
-        container.node.remove(add)
+    _become(node, place.name, wide[:2], attributes)
+    place.edit.insert += [*((position, extra) for extra in before), (position + 1, after)]
+    if not scope.is_read_elsewhere(node_input, {position}):
+        place.edit.remove.add(at)
     return ""
-
-
-def _axes(container: GraphProto) -> str:
-    """The constant [3, 4], as an input: LayerNormalization needs opset 17, these take it so from 13 on."""
-    name = "plugin_layernorm_axes"
-    if all(tensor.name != name for tensor in container.initializer):
-        container.initializer.append(numpy_helper.from_array(np.array([3, 4], np.int64), name))
-    return name
 
 
 def _reshape(op_type: str, source: str, target: str, axes: str) -> NodeProto:
@@ -190,6 +210,5 @@ def _become(
     node.op_type, node.domain = name, PLUGIN_DOMAIN
     del node.input[:]
     node.input.extend(inputs)
-    del node.attribute[:]
     given = {**attributes, "plugin_version": "1", "plugin_namespace": ""}
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in given.items())
+    set_items(node.attribute, [helper.make_attribute(key, value) for key, value in given.items()])

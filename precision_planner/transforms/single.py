@@ -21,6 +21,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.model.edit import set_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.operators import row_of
 
@@ -77,9 +78,7 @@ def to_single(model: Model, element: int = TensorProto.DOUBLE) -> Model:
     _retype(graph.node, renamed, element)
     for function in proto.functions:
         _retype(function.node, {}, element)
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in (*front, *graph.node, *back)]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [*front, *graph.node, *back])
     del graph.value_info[:]
     return model.with_proto(proto, store)
 

@@ -15,6 +15,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.model.edit import copied, set_items, set_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.operators import domain_of, is_arithmetic, row_of
 from precision_planner.patterns import Match, NormRewrite, Operand
@@ -125,8 +126,7 @@ class Writer:
         if tensor is not None and isinstance(scope.container, GraphProto):
             key = (scope.path, operand.value, operand.dims, "")
             if key not in self._constants:
-                copy = TensorProto()
-                copy.CopyFrom(tensor)
+                copy = copied(tensor)
                 copy.name = self.values.fresh(f"{operand.value}_{'x'.join(map(str, operand.dims))}")
                 del copy.dims[:]
                 copy.dims.extend(operand.dims)
@@ -246,13 +246,7 @@ class Writer:
             else:
                 nodes.append(node)
         gone -= {name for replaced in new.values() for node in replaced for name in node.output}
-        copies = []
-        for node in nodes:
-            copy = NodeProto()
-            copy.CopyFrom(node)
-            copies.append(copy)
-        del container.node[:]
-        container.node.extend(copies)
+        set_nodes(container, nodes)
         _forget(container, gone)
 
 
@@ -272,15 +266,8 @@ def _forget(container: GraphProto | FunctionProto, gone: set[str]) -> None:
 
 def _keep(entries, test) -> None:  # type: ignore[no-untyped-def]
     kept = [entry for entry in entries if test(entry)]
-    if len(kept) == len(entries):
-        return
-    copies = []
-    for entry in kept:
-        copy = type(entry)()
-        copy.CopyFrom(entry)
-        copies.append(copy)
-    del entries[:]
-    entries.extend(copies)
+    if len(kept) < len(entries):
+        set_items(entries, kept)
 
 
 def _inherit(node: NodeProto, old: list[NodeProto]) -> None:

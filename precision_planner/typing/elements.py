@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, ValueType, infer_types
+from precision_planner.model.edit import set_nodes
 from precision_planner.operators import op_types, row_of
 from precision_planner.typing.assignment import Key
 
@@ -160,7 +161,7 @@ def _as_model(
     given = {attribute.name: attribute for attribute in container.attribute_proto}
     given.update({attribute.name: attribute for attribute in call.attribute})
     graph = onnx.GraphProto(name=container.name)
-    graph.node.extend(container.node)
+    set_nodes(graph, container.node)
     _substitute(graph, given)
     for name, formal in zip(function.inputs, formals, strict=True):
         info = graph.input.add(name=name)

@@ -8,7 +8,8 @@ import pytest
 import precision_planner as pp
 from precision_planner.cli.main import main
 from precision_planner.model import Model
-from precision_planner.rewriting.passes import PASSES, PassError, Passes, PassResult, faults
+from precision_planner.model.edit import PassResult
+from precision_planner.rewriting.passes import CHECK_VARIABLE, PASSES, PassError, Passes, faults
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -53,10 +54,22 @@ def test_a_pass_that_leaves_one_is_named(text, message):
         Passes().run("convert", loaded(TEXT), lambda _: PassResult(broken))
 
 
+def test_the_checker_looks_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that is none has names like any other; only the checker knows the operator."""
+    nameless = loaded(TEXT).edit()
+    nameless.graph.node[2].op_type = "Exponential"
+    broken = loaded(TEXT).with_proto(nameless)
+    monkeypatch.setenv(CHECK_VARIABLE, "")
+    assert Passes().run("convert", loaded(TEXT), lambda _: PassResult(broken)).model is broken
+    monkeypatch.setenv(CHECK_VARIABLE, "1")
+    with pytest.raises(PassError, match=r"convert left what the ONNX checker refuses: .*Exponential"):
+        Passes().run("convert", loaded(TEXT), lambda _: PassResult(broken))
+
+
 def test_a_model_that_came_so_is_not_blamed_on_a_pass():
     broken = loaded(TEXT).with_proto(onnx.parser.parse_model(UNSORTED))
     other = broken.with_proto(broken.edit())
-    assert Passes().run("convert", broken, lambda _: PassResult(other)) is other
+    assert Passes().run("convert", broken, lambda _: PassResult(other)).model is other
 
 
 def test_names_and_notes_are_gathered_and_the_order_is_kept():

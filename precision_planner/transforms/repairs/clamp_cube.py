@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from onnx import helper
 
+from precision_planner.model.edit import Edit
 from precision_planner.operators import carries
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan"]
 
@@ -74,12 +75,13 @@ def _refusal(site: Site, cube: str) -> str:
 
 def _clamp(site: Site, x: str, readings: list[tuple[int, int]], limit: float) -> Edit:
     first = min(position for position, _ in readings)
-    clamped = f"{x}_clamped_{first}"
+    clamped = site.fresh(f"{x}_clamped_{first}")
     elem_type = site.elem_type(x)
-    bounds = [constant(f"{clamped}_min", -limit, elem_type), constant(f"{clamped}_max", limit, elem_type)]
+    low, high = site.fresh(f"{clamped}_min"), site.fresh(f"{clamped}_max")
+    bounds = [constant(low, -limit, elem_type), constant(high, limit, elem_type)]
     edit = Edit(site.scope.path, constants=bounds)
     node = site.scope.nodes[first]
-    clip = helper.make_node("Clip", [x, bounds[0].name, bounds[1].name], [clamped], f"{node.name or clamped}/clamp")
+    clip = helper.make_node("Clip", [x, low, high], [clamped], f"{node.name or clamped}/clamp")
     edit.insert.append((first, clip))
     for reading in readings:
         edit.rewire[reading] = clamped

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import NodeProto, numpy_helper
 
+from precision_planner.model.edit import Edit
 from precision_planner.numerics.formats import FP16
 from precision_planner.operators import Slots, row_of, slots_of
-from precision_planner.transforms.repairs.edit import Edit, Site
+from precision_planner.transforms.repairs.site import Site
 
 __all__ = ["plan"]
 
@@ -40,7 +41,7 @@ def plan(site: Site) -> Edit | str:
                 continue
             # a new constant for this reader alone: others may mean the infinity
             clamped = np.asarray(np.clip(array, -limit, limit), array.dtype)
-            fresh = f"{name}_finite_{place[1]}"
+            fresh = site.fresh(f"{name}_finite_{place[1]}")
             edit.constants.append(numpy_helper.from_array(clamped, fresh))
             edit.rewire[place[1], slot] = fresh
     return edit if edit.rewire else "no bound is beyond the limit"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from precision_planner.model.edit import Edit
 from precision_planner.operators import row_of
-from precision_planner.transforms.repairs.edit import Edit, Site
+from precision_planner.transforms.repairs.site import Site
 
 __all__ = ["plan"]
 
@@ -36,7 +37,7 @@ def plan(site: Site) -> Edit | str:
         if rank not in made:
             fresh = TensorProto()
             fresh.CopyFrom(tensor)
-            fresh.name = f"{name}_rank{rank}"
+            fresh.name = site.fresh(f"{name}_rank{rank}")
             del fresh.dims[:]
             fresh.dims.extend([1] * (rank - len(tensor.dims)) + list(tensor.dims))
             edit.constants.append(fresh)

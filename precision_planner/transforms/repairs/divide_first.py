@@ -12,7 +12,8 @@ import math
 
 from onnx import NodeProto, helper
 
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.model.edit import Edit
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan"]
 
@@ -52,8 +53,8 @@ def _move(site: Site, position: int) -> Edit | str:
         edit.insert.append((position, moved))
         return edit
     x = reduce.input[0]
-    part = f"{x}_divided_{position}"
-    by = constant(f"{part}_by", 1.0 / divisor, site.elem_type(x))
+    part = site.fresh(f"{x}_divided_{position}")
+    by = constant(site.fresh(f"{part}_by"), 1.0 / divisor, site.elem_type(x))
     edit.constants.append(by)
     name = f"{reduce.name or total}/divide_first"
     moved.input[0] = part

@@ -22,9 +22,10 @@ import numpy as np
 from onnx import NodeProto
 
 from precision_planner.model import Scope
+from precision_planner.model.edit import Edit
 from precision_planner.model.flow import Flow, Read
 from precision_planner.operators import ANYHOW, carries, hands_mask_on, is_pointwise, row_of
-from precision_planner.transforms.repairs.edit import Edit, Site
+from precision_planner.transforms.repairs.site import Site
 
 __all__ = ["DEFAULT_MASK", "is_logit", "mask_refusal", "plan", "tests_masked_rows"]
 

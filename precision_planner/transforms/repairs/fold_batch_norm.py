@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
-from precision_planner.transforms.repairs.edit import Edit, Site
+from precision_planner.model.edit import Edit
+from precision_planner.transforms.repairs.site import Site
 
 __all__ = ["plan"]
 
@@ -48,13 +49,13 @@ def _fold(site: Site, position: int) -> Edit | str:
         return "the folded scale is not finite"
     shape = (-1,) + (1,) * (rank - 2)
     output, dtype = node.output[0], arrays[0].dtype if arrays[0] is not None else np.float32
-    names = [f"{output}_folded_scale", f"{output}_folded_bias"]
+    names = [site.fresh(f"{output}_folded_{part}") for part in ("scale", "bias")]
     edit = Edit(site.scope.path, remove={position})
     edit.constants += [
         numpy_helper.from_array(array.astype(dtype).reshape(shape), name)
         for array, name in zip((factor, offset), names, strict=True)
     ]
-    scaled, base = f"{output}_folded", node.name or output
+    scaled, base = site.fresh(f"{output}_folded"), node.name or output
     edit.insert += [
         (position, helper.make_node("Mul", [node.input[0], names[0]], [scaled], f"{base}/folded_scale")),
         (position, helper.make_node("Add", [scaled, names[1]], [output], base)),

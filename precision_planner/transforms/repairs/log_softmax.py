@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from precision_planner.transforms.repairs.edit import Edit, Site
+from precision_planner.model.edit import Edit
+from precision_planner.transforms.repairs.site import Site
 
 __all__ = ["plan"]
 

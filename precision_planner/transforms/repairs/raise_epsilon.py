@@ -10,9 +10,10 @@ Cases: 1. Add(x, eps); 2. Max(x, eps); 3. Clip(x, min=eps).
 
 from __future__ import annotations
 
+from precision_planner.model.edit import Edit
 from precision_planner.numerics.formats import FP16
 from precision_planner.operators import row_of, slots_of
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan"]
 
@@ -34,8 +35,9 @@ def plan(site: Site) -> Edit | str:
             number = site.number(name)
             if number is None or not 0 < number < to:
                 continue
-            rank = site.types.of(site.scope, node.input[slot]).rank or 0
-            fresh = constant(f"{node.input[slot]}_raised_{position}", to, site.elem_type(node.input[slot]), (1,) * rank)
+            rank = site.types.of(site.scope, name).rank or 0
+            label = site.fresh(f"{name}_raised_{position}")
+            fresh = constant(label, to, site.elem_type(name), (1,) * rank)
             edit.constants.append(fresh)
             edit.rewire[position, slot] = fresh.name
     return edit if edit.rewire else "there is no epsilon below the new one"

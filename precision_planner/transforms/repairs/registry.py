@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from precision_planner.model import GraphIndex, Model, NodeId, infer_types
+from precision_planner.model.edit import Edit, PassResult, apply_edits
 from precision_planner.numerics.formats import FP16
 from precision_planner.transforms.repairs import (
     clamp_cube,
@@ -24,7 +25,7 @@ from precision_planner.transforms.repairs import (
     shift_logsumexp,
     stable_softplus,
 )
-from precision_planner.transforms.repairs.edit import Edit, Site, apply_edit, touched
+from precision_planner.transforms.repairs.site import Site
 
 if TYPE_CHECKING:
     from precision_planner.patterns import Match
@@ -189,7 +190,7 @@ class RepairRequest:
 
 
 @dataclass(frozen=True)
-class RepairResult:
+class RepairResult(PassResult):
     """What became of the requests.
 
     Attributes:
@@ -199,9 +200,8 @@ class RepairResult:
       notes: what was done, one for each applied request; "" where the repair's name says it all.
     """
 
-    model: Model
-    applied: tuple[RepairRequest, ...]
-    refused: tuple[tuple[RepairRequest, str], ...]
+    applied: tuple[RepairRequest, ...] = ()
+    refused: tuple[tuple[RepairRequest, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -248,7 +248,7 @@ def apply_repairs(
             if isinstance(edit, str):
                 refused.append((request, edit))
                 continue
-            mine = touched(edit)
+            mine = edit.touched
             constants = {((*edit.path, name), -1) for name in edit.replace}
             if not taken.isdisjoint(mine | constants):
                 later.append(request)
@@ -258,10 +258,10 @@ def apply_repairs(
             applied.append(request)
             notes.append(edit.note)
         if edits:
-            model = apply_edit(model, index, edits)
+            model = apply_edits(model, edits)
             for edit in edits:
                 for name, (value, power) in edit.scaled.items():
                     if (edit.path, value) in ranges:
                         ranges[edit.path, name] = math.ldexp(ranges[edit.path, value], power)
         waiting = later
-    return RepairResult(model, tuple(applied), tuple(refused), tuple(notes))
+    return RepairResult(model, notes=tuple(notes), applied=tuple(applied), refused=tuple(refused))

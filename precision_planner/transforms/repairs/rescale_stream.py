@@ -24,11 +24,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from precision_planner.model.edit import Edit
 from precision_planner.numerics.formats import FP16
 from precision_planner.operators import row_of
-from precision_planner.transforms.repairs.edit import Edit, Site
 from precision_planner.transforms.repairs.homogeneity import Treatment, is_gemm, is_native_norm
 from precision_planner.transforms.repairs.powers import keeps_fp16, scaled_scalar
+from precision_planner.transforms.repairs.site import Site
 from precision_planner.transforms.repairs.stream import Stream
 from precision_planner.transforms.repairs.stream_edit import StreamWriter
 

@@ -18,10 +18,11 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from precision_planner.model import LazyPayload
+from precision_planner.model.edit import Edit
 from precision_planner.numerics.formats import FP16
 from precision_planner.operators import carries, is_conversion, named, weight_role
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
 from precision_planner.transforms.repairs.homogeneity import is_gemm
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan", "power_for"]
 
@@ -84,12 +85,13 @@ def _rescale_reader(site: Site, position: int, node: NodeProto, power: int, edit
         scaled = np.ldexp(bias, power)
         if float(np.abs(scaled).max(initial=0.0)) > FP16.max_finite:
             return f"the bias {node.input[2]} would leave FP16"
-        fresh = numpy_helper.from_array(scaled.astype(np.float32), f"{node.input[2]}_scaled_{position}")
+        label = site.fresh(f"{node.input[2]}_scaled_{position}")
+        fresh = numpy_helper.from_array(scaled.astype(np.float32), label)
         edit.constants.append(fresh)
         edit.rewire[position, 2] = fresh.name
     output = node.output[0]
-    product = f"{output}_scaled_{position}"
-    back = constant(f"{product}_back", math.ldexp(1.0, -power), site.elem_type(output))
+    product = site.fresh(f"{output}_scaled_{position}")
+    back = constant(site.fresh(f"{product}_back"), math.ldexp(1.0, -power), site.elem_type(output))
     edit.constants.append(back)
     moved = NodeProto()
     moved.CopyFrom(node)

@@ -12,7 +12,8 @@ import math
 
 from onnx import NodeProto, helper
 
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.model.edit import Edit
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan"]
 
@@ -43,10 +44,11 @@ def _move(site: Site, position: int) -> Edit | str:
             return f"{product} is read elsewhere too"
         matmul = scope.nodes[at]
         left = matmul.input[0]
-        scaled = f"{left}_scaled_{at}"
+        scaled = site.fresh(f"{left}_scaled_{at}")
         elem_type = site.elem_type(left)
         edit = Edit(scope.path, remove={at, position})
-        scale = constant(f"{scaled}_by", 1.0 / number if node.op_type == "Div" else number, elem_type)
+        by = 1.0 / number if node.op_type == "Div" else number
+        scale = constant(site.fresh(f"{scaled}_by"), by, elem_type)
         edit.constants.append(scale)
         mul = helper.make_node("Mul", [left, scale.name], [scaled], f"{matmul.name or product}/scale_first")
         moved = NodeProto()

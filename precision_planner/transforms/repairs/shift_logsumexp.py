@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from precision_planner.model.edit import Edit
 from precision_planner.numerics.formats import BF16, FP16
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan"]
 
@@ -50,9 +51,11 @@ def _rewrite(site: Site, node: NodeProto, position: int) -> Edit | str:
     if not keepdims and not (axes_input or "axes" in given):
         return "it is a scalar over all axes, which has none to give back"
     edit = Edit(site.scope.path, remove={position})
-    step = _Step(edit, position, node.name or base)
+    step = _Step(site, edit, position, node.name or base)
     limit = _limit(site, x)
-    low, high = (constant(f"{base}_{side}", sign * limit, elem_type) for side, sign in (("low", -1), ("high", 1)))
+    low, high = (
+        constant(site.fresh(f"{base}_{side}"), sign * limit, elem_type) for side, sign in (("low", -1), ("high", 1))
+    )
     kept = {"axes": given["axes"]} if "axes" in given else {}
     peak = step("ReduceMax", [x, *([axes_input] if axes_input else [])], f"{base}_max", keepdims=1, **kept)
     if site.model.opset >= _CLIP_OPSET:
@@ -63,8 +66,9 @@ def _rewrite(site: Site, node: NodeProto, position: int) -> Edit | str:
     powers = step("Exp", [step("Sub", [x, peak], f"{base}_shifted")], f"{base}_exp")
     inputs = [powers, *([axes_input] if axes_input else [])]
     if "axes" in given and site.model.opset >= _SUM_AXES_OPSET:
-        edit.constants.append(numpy_helper.from_array(np.array(given["axes"], np.int64), f"{base}_axes"))
-        inputs, kept = [powers, f"{base}_axes"], {}
+        axes_input = site.fresh(f"{base}_axes")
+        edit.constants.append(numpy_helper.from_array(np.array(given["axes"], np.int64), axes_input))
+        inputs, kept = [powers, axes_input], {}
     total = step("ReduceSum", inputs, f"{base}_sum", keepdims=1, **kept)
     logarithm = step("Log", [total], f"{base}_log")
     if keepdims:
@@ -72,7 +76,7 @@ def _rewrite(site: Site, node: NodeProto, position: int) -> Edit | str:
         return edit
     whole = step("Add", [logarithm, peak], f"{base}_whole")
     if site.model.opset >= _SUM_AXES_OPSET:
-        step("Squeeze", [whole, axes_input or f"{base}_axes"], base)
+        step("Squeeze", [whole, axes_input], base)
     else:
         step("Squeeze", [whole], base, axes=given["axes"])
     return edit
@@ -87,10 +91,12 @@ def _limit(site: Site, x: str) -> float:
 class _Step:
     """Adds one node after the other to an edit."""
 
-    def __init__(self, edit: Edit, position: int, name: str) -> None:
-        self._edit, self._position, self._name = edit, position, name
+    def __init__(self, site: Site, edit: Edit, position: int, name: str) -> None:
+        self._site, self._edit, self._position, self._name = site, edit, position, name
+        self._last = site.scope.nodes[position].output[0]
 
-    def __call__(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def __call__(self, op_type: str, inputs: list[str], wish: str, **attributes: Any) -> str:
+        output = wish if wish == self._last else self._site.fresh(wish)
         made = helper.make_node(op_type, inputs, [output], name=f"{self._name}/{op_type}", **attributes)
         self._edit.insert.append((self._position, made))
         return output

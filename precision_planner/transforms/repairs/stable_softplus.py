@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from onnx import helper
 
-from precision_planner.transforms.repairs.edit import Edit, Site, constant
+from precision_planner.model.edit import Edit
+from precision_planner.transforms.repairs.site import Site, constant
 
 __all__ = ["plan"]
 
@@ -81,15 +82,17 @@ def _is_never_positive(site: Site, value: str) -> bool:
 def _rewrite(site: Site, x: str, last: int, remove: set[int]) -> Edit:
     final = site.scope.nodes[last]
     name, base = final.name or final.output[0], final.output[0]
-    one = constant(f"{base}_one", 1.0, site.elem_type(x))
+    one = constant(site.fresh(f"{base}_one"), 1.0, site.elem_type(x))
+    parts = ("positive", "abs", "negative", "exp", "sum", "log")
+    positive, size, negative, power, total, log = (site.fresh(f"{base}_{part}") for part in parts)
     steps = [
-        ("Relu", [x], f"{base}_positive"),
-        ("Abs", [x], f"{base}_abs"),
-        ("Neg", [f"{base}_abs"], f"{base}_negative"),
-        ("Exp", [f"{base}_negative"], f"{base}_exp"),
-        ("Add", [f"{base}_exp", one.name], f"{base}_sum"),
-        ("Log", [f"{base}_sum"], f"{base}_log"),
-        ("Add", [f"{base}_positive", f"{base}_log"], base),
+        ("Relu", [x], positive),
+        ("Abs", [x], size),
+        ("Neg", [size], negative),
+        ("Exp", [negative], power),
+        ("Add", [power, one.name], total),
+        ("Log", [total], log),
+        ("Add", [positive, log], base),
     ]
     edit = Edit(site.scope.path, remove=set(remove), constants=[one])
     edit.insert += [

@@ -15,8 +15,8 @@ from onnx import NodeProto, TensorProto
 from precision_planner.model import Scope
 from precision_planner.numerics.formats import FP16
 from precision_planner.operators import RESHAPES, carries, is_sum
-from precision_planner.transforms.repairs.edit import Site
 from precision_planner.transforms.repairs.homogeneity import Treatment, can_take_up, treat
+from precision_planner.transforms.repairs.site import Site
 
 __all__ = ["Stream"]
 

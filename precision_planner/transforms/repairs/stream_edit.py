@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 
+from precision_planner.model.edit import Edit
 from precision_planner.model.wire import STRIP_BYTES
 from precision_planner.numerics.formats import FP16
-from precision_planner.transforms.repairs.edit import Edit, constant
 from precision_planner.transforms.repairs.homogeneity import Treatment
 from precision_planner.transforms.repairs.powers import ldexp_payload, scaled_scalar
+from precision_planner.transforms.repairs.site import constant
 from precision_planner.transforms.repairs.stream import Stream
 
 __all__ = ["StreamWriter"]
@@ -33,10 +34,11 @@ class StreamWriter:
         self._treatments = treatments
         self._power = power
         self._edit = Edit(stream.scope.path)
-        self._names = {node.name for node in stream.scope.nodes}
+        self._fresh = stream.site.fresh
         self._raw: dict[str, int] = {}
         self._wanted: dict[str, set[int]] = {}
         self._copies: dict[tuple[str, int], str] = {}
+        self._scaled: dict[tuple[str, int], str] = {}
         for position, treatment in treatments.items():
             for output, degree in treatment.gives.items():
                 if output < len(self._scope.nodes[position].output) and degree:
@@ -194,22 +196,15 @@ class StreamWriter:
         self._edit.constants.append(factor)
         node = self._scope.producer_node(value)
         base = f"{node.name if node is not None and node.name else value}/scale_{'up' if power > 0 else 'down'}"
-        name, number = base, 1
-        while name in self._names:
-            name, number = f"{base}_{number}", number + 1
-        self._names.add(name)
-        return helper.make_node("Mul", [self._name(value, raw), factor.name], [result], name)
+        return helper.make_node("Mul", [self._name(value, raw), factor.name], [result], self._fresh(base))
 
     def _name(self, value: str, degree: int) -> str:
         if not degree:
             return value
-        return self._fresh(f"{value}_scaled" if degree == 1 else f"{value}_scaled_{degree}".replace("-", "m"))
-
-    def _fresh(self, name: str) -> str:
-        """The name, or one like it that the graph does not have yet; the same answer for the same question."""
-        while self._scope.defines(name):
-            name += "_"
-        return name
+        if (value, degree) not in self._scaled:
+            wish = f"{value}_scaled" if degree == 1 else f"{value}_scaled_{degree}".replace("-", "m")
+            self._scaled[value, degree] = self._fresh(wish)
+        return self._scaled[value, degree]
 
 
 def _small(array: np.ndarray, power: int) -> np.ndarray:
