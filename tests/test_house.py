@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -126,6 +127,47 @@ def test_a_wheel_carries_the_rules_and_finds_them(tmp_path):
     assert module.is_relative_to(site)
     assert rules == site / "precision_planner" / "_rulebook"
     assert {path.relative_to(rules).as_posix() for path in rules.rglob("*") if path.is_file()} == expected
+
+
+_WRITES = {"append", "add", "clear", "extend", "insert", "pop", "remove", "reverse", "sort", "CopyFrom", "MergeFrom"}
+
+
+def _is_node_list(tree: ast.AST) -> bool:
+    """`something.node`, or a part of it."""
+    return isinstance(tree, ast.Attribute) and tree.attr == "node"
+
+
+def _written_nodes(tree: ast.AST) -> list[int]:
+    """Lines that write a node list: a call that changes it, `del graph.node[..]`, `ClearField("node")`."""
+    lines = []
+    for found in ast.walk(tree):
+        match found:
+            case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in _WRITES and _is_node_list(value):
+                lines.append(found.lineno)
+            case ast.Call(func=ast.Attribute(attr="ClearField"), args=[ast.Constant(value="node")]):
+                lines.append(found.lineno)
+            case ast.Delete(targets=targets) if any(
+                isinstance(target, ast.Subscript) and _is_node_list(target.value) for target in targets
+            ):
+                lines.append(found.lineno)
+    return lines
+
+
+def test_the_lint_sees_every_way_to_write_a_node_list():
+    text = "del g.node[:]\ng.node.extend(n)\ns.container.node.insert(0, n)\nx.node.remove(n)\ng.ClearField('node')\n"
+    assert _written_nodes(ast.parse(text)) == [1, 2, 3, 4, 5]
+    assert _written_nodes(ast.parse("nodes.append(g.node[0])\ng.input.extend(i)\nn.node = 3\n")) == []
+
+
+def test_node_lists_are_written_by_the_editor_alone():
+    package = ROOT / "precision_planner"
+    found = {
+        f"{path.relative_to(package)}:{line}"
+        for path in package.rglob("*.py")
+        if path != package / "model" / "edit.py" and "templates" not in path.parts
+        for line in _written_nodes(ast.parse(path.read_text()))
+    }
+    assert not found, f"write node lists with precision_planner.model.edit: {sorted(found)}"
 
 
 def test_versions_agree():
