@@ -46,7 +46,6 @@ def inputs_options(command: Command) -> Command:
 
 
 def _request(source: Any, own: Mapping[str, Any], profiles: Mapping[str, str]) -> InputRequest:
-    from precision_planner.cli.plan import parse_shapes
     from precision_planner.model.inputs import InputRequest
 
     if source in ("synthesized", "synthesised"):
@@ -62,6 +61,20 @@ def _request(source: Any, own: Mapping[str, Any], profiles: Mapping[str, str]) -
     if own["input_shapes"]:
         shapes[""] = parse_shapes(own["input_shapes"], "--input-shapes") or {}
     return InputRequest(source, own["batch_size"], shapes, own["seed"] or 0, parse_ranges(own["val_range"]))
+
+
+def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | None:
+    """Read trtexec's ``name:1x128,other:1x3x224x224``; a name may itself hold a colon."""
+    if not text:
+        return None
+    shapes = {}
+    for part in text.split(","):
+        name, colon, sizes = part.rpartition(":")
+        numbers = sizes.split("x")
+        if not colon or not name or not all(number.isascii() and number.isdigit() for number in numbers):
+            raise click.BadParameter(f"{flag}: {part!r} is not NAME:AxBxC, such as input_ids:1x128")
+        shapes[name] = tuple(int(number) for number in numbers)
+    return shapes
 
 
 def parse_ranges(given: tuple[str, ...]) -> dict[str, tuple[float, float]]:

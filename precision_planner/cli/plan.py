@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from precision_planner.cli.grouping import PlannerCommand
-from precision_planner.cli.made_up import inputs_options
+from precision_planner.cli.made_up import inputs_options, parse_shapes
 from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
 def command(model: str, output: str, json_path: str | None, html_path: str | None, force: bool, **options: Any) -> int:
     """Decide MODEL's precision for a build target, predict the result, and write a folder that builds it."""
-    from precision_planner.cli.console import render_verdict, stdout_console, work, write_result
+    from precision_planner.cli.console import note, render_verdict, stdout_console, work, write_result
     from precision_planner.cli.diff import own_metrics
     from precision_planner.cli.signals import stop_on_signals
     from precision_planner.emitting.folder import check_folder
@@ -86,7 +86,7 @@ def command(model: str, output: str, json_path: str | None, html_path: str | Non
     del options["workspace"]
     fail_on_made_up = options.pop("fail_on_made_up")
     searches = bool(options["tolerance"]) and options["policy"] == "auto" and not options["no_calibrate"]
-    with work(f"planning {model}") as say, stop_on_signals(searches) as stop:
+    with work(f"planning {model}") as say, stop_on_signals(note, searches) as stop:
         planned = plan(
             model,
             fuse=fusion_kinds(options),
@@ -141,20 +141,6 @@ def _asked_of_the_parser(planned: PlannedModel, say: Callable[[str], None]) -> P
         if error.node not in known
     ]
     return replace(planned, plan=replace(planned.plan, refused=(*planned.plan.refused, *told)))
-
-
-def parse_shapes(text: str | None, flag: str) -> dict[str, tuple[int, ...]] | None:
-    """Read trtexec's ``name:1x128,other:1x3x224x224``; a name may itself hold a colon."""
-    if not text:
-        return None
-    shapes = {}
-    for part in text.split(","):
-        name, colon, sizes = part.rpartition(":")
-        numbers = sizes.split("x")
-        if not colon or not name or not all(number.isascii() and number.isdigit() for number in numbers):
-            raise click.BadParameter(f"{flag}: {part!r} is not NAME:AxBxC, such as input_ids:1x128")
-        shapes[name] = tuple(int(number) for number in numbers)
-    return shapes
 
 
 def _render_search(found: Any, console: Any) -> None:

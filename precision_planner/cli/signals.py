@@ -105,10 +105,11 @@ def end_on_lost_pages(say: Callable[[str], object]) -> None:
 
 
 @contextmanager
-def stop_on_signals(listen: bool = True) -> Iterator[Callable[[], bool]]:
+def stop_on_signals(tell: Callable[[str], None], listen: bool = True) -> Iterator[Callable[[], bool]]:
     """Let the first SIGINT or SIGTERM ask for an end, and the second one end at once.
 
     Args:
+      tell: says to the user that the first one was heard.
       listen: False leaves signals as they are: there is nothing to be saved.
 
     Yields:
@@ -121,11 +122,9 @@ def stop_on_signals(listen: bool = True) -> Iterator[Callable[[], bool]]:
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        from precision_planner.cli.console import note
-
         asked.append(number)
         signal.signal(number, before[number])
-        note("stopping: the plan is made of what the search has found so far (again to stop at once)")
+        tell("stopping: the plan is made of what the search has found so far (again to stop at once)")
 
     for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         before[number] = signal.signal(number, ask)

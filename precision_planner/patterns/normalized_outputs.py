@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from precision_planner.patterns.affine import Fit, fit
-from precision_planner.patterns.normalization_terms import Center, Mean, Near, Nodes, Product, Terms, Variance
+from precision_planner.patterns.normalization_terms import Center, Mean, Near, Nodes, Terms, Variance
+from precision_planner.patterns.products import Product, product_of
 
 _HALF = Fraction(1, 2)
 _FORWARD = frozenset({"Mul", "Div", "Reciprocal", "Neg", "Pow", "Identity", "Cast", "CastLike"})
@@ -85,7 +86,7 @@ class _Search:
         if node.op_type not in _FORWARD and depth > 0:
             return
         value = node.output[0]
-        product = self.terms.product(value, self.stops, self.needle)
+        product = product_of(self.terms, value, self.stops, self.needle)
         power = product.powers.get(self.needle)
         if power is None:
             return
@@ -243,7 +244,7 @@ class _Search:
             if view.same(term, half):
                 seen_x = sign * product.sign > 0
                 continue
-            other = self.terms.product(term, self.stops, self.needle)
+            other = product_of(self.terms, term, self.stops, self.needle)
             mean = self._mean_factor(other, extras)
             if mean is not None and not seen_mean:
                 if sign * other.sign > 0:
@@ -275,7 +276,7 @@ class _Search:
             sign = -1 if node.op_type == "Neg" or (node.op_type == "Sub" and slot == 1) else 1
             inner, more = self._summands(name, depth - 1) if depth else ([(1, name)], set())
             if len(inner) > 1 and not any(
-                self.needle in self.terms.product(term, self.stops, self.needle).powers for _, term in inner
+                self.needle in product_of(self.terms, term, self.stops, self.needle).powers for _, term in inner
             ):
                 inner, more = [(1, name)], set()
             out += [(sign * each, term) for each, term in inner]

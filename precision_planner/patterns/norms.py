@@ -8,7 +8,7 @@ from precision_planner.model import FLOAT_TYPES, type_name
 from precision_planner.patterns.match import Match, NormRewrite
 from precision_planner.patterns.normalization_terms import Near, Nodes, Terms, Variance
 from precision_planner.patterns.normalized_outputs import End, NormalizedOutput, normalized_outputs
-from precision_planner.patterns.variances import NO_EPS
+from precision_planner.patterns.variances import NO_EPS, find_variance
 from precision_planner.patterns.view import View, axes_text
 
 _KIND = {"layer": "layer_normalization", "rms": "rms_normalization"}
@@ -28,7 +28,7 @@ def find_decomposed(terms: Terms) -> list[Match]:
         ):
             arguments.setdefault(node.input[0], []).append(position)
     for argument, roots in arguments.items():
-        variance = terms.variance(argument)
+        variance = find_variance(terms, argument)
         if isinstance(variance, Near):
             matches += _near_variance(terms, variance, roots)
         elif variance is not None:

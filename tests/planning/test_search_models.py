@@ -204,11 +204,14 @@ def test_a_search_that_is_killed_leaves_a_valid_plan(model, tmp_path: Path) -> N
 
 def test_a_second_signal_ends_at_once() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
+    told: list[str] = []
     try:
-        with stop_on_signals() as stop:
+        with stop_on_signals(told.append) as stop:
             assert not stop()
             signal.raise_signal(signal.SIGINT)
             assert stop()
+            assert len(told) == 1
+            assert "stopping" in told[0]
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
