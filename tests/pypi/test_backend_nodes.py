@@ -10,8 +10,8 @@ import onnx.backend.test.case.node as node_cases
 import pytest
 
 import precision_planner as pp
+from evidence.exporters.evaluator import answers, evaluate, verdict
 from precision_planner.errors import PlannerError
-from tests.pypi.float32_nodes import answers, evaluate, verdict
 
 pytestmark = pytest.mark.slow
 PARTS = 12

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
+from evidence.exporters.evaluator import answers, evaluate, verdict
 from precision_planner.cli.main import main
-from tests.pypi.float32_nodes import answers, evaluate, verdict
 from tests.pypi.models import MODELS, Published
 
 pytestmark = pytest.mark.slow

@@ -24,19 +24,34 @@ class CannotEvaluateError(Exception):
     """The model holds what this evaluation does not know: sequences, loops."""
 
 
-def evaluate(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> Values:
+def evaluate(
+    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], stored: Mapping[str, int] | None = None
+) -> Values:
     """The outputs for one batch; floats as float32.
+
+    Args:
+      model: typed, or in FP32.
+      feeds: inputs by name.
+      stored: value or initializer -> the type that it is stored in whatever the graph declares; constants past its
+        range are then its largest finite value, as weakly typed builders convert them.
 
     Raises:
       CannotEvaluateError: see there.
     """
     whole = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model))
+    held = stored or {}
+    for tensor in whole.graph.initializer:
+        if tensor.name in held:
+            array = numpy_helper.to_array(tensor)
+            top = float(ml_dtypes.finfo(LOW[held[tensor.name]]).max)
+            tensor.CopyFrom(numpy_helper.from_array(rounded(np.clip(array, -top, top), held[tensor.name]), tensor.name))
     types = {
         value.name: value.type.tensor_type.elem_type
         for value in (*whole.graph.value_info, *whole.graph.input, *whole.graph.output)
     }
     values = {name: rounded(np.asarray(array), types.get(name, 0)) for name, array in feeds.items()}
-    made = _Evaluation(whole, types).run(whole.graph, values)
+    types.update(held)
+    made = _Evaluation(whole, types, held).run(whole.graph, values)
     return {value.name: made[value.name] for value in whole.graph.output}
 
 
@@ -51,8 +66,8 @@ def rounded(array: Any, kind: int) -> Any:
 
 
 class _Evaluation:
-    def __init__(self, model: onnx.ModelProto, types: Mapping[str, int]) -> None:
-        self.model, self.types = model, dict(types)
+    def __init__(self, model: onnx.ModelProto, types: Mapping[str, int], held: Mapping[str, int]) -> None:
+        self.model, self.types, self.held = model, dict(types), held
         self.sessions: dict[bytes, ort.InferenceSession] = {}
 
     def run(self, graph: GraphProto, outer: Mapping[str, Any]) -> Values:
@@ -63,7 +78,7 @@ class _Evaluation:
         for node in graph.node:
             for name, array in zip(node.output, self.node(node, values), strict=False):
                 if name:
-                    values[name] = rounded(array, kinds.get(name) or self.types.get(name, 0))
+                    values[name] = rounded(array, self.held.get(name) or kinds.get(name) or self.types.get(name, 0))
         return values
 
     def node(self, node: NodeProto, values: Mapping[str, Any]) -> list[Any]:
