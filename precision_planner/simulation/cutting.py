@@ -18,8 +18,9 @@ from precision_planner.simulation.rounding import RoundingPlan, apply_rounding
 
 __all__ = ["Block", "Cut", "Signature", "homes"]
 
-Signature: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]"
-"""What a plan says about one block: (values rounded where made, edges rounded where read, products), sorted."""
+Signature: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...], bool]"
+"""What a plan says about one block: (values rounded where made, edges rounded where read, products), sorted; whether it
+rounds by chance."""
 
 _WINDOW = 3
 """A cut may move by a third of a block to where fewer values cross it."""
@@ -80,7 +81,12 @@ class Cut:
             products[self._block_of[self._home[path] if path else position]].append((path, position, product))
         # the policy for weights is the whole plan's: without edges it changes nothing
         return tuple(
-            (tuple(sorted(v)), (plan.weights, *sorted(e)) if e else (), tuple(sorted(p)))
+            (
+                tuple(sorted(v)),
+                (plan.weights, *sorted(e)) if e else (),
+                tuple(sorted(p)),
+                bool(plan.draw and (v or e or p)),
+            )
             for v, e, p in zip(values, edges, products, strict=True)
         )
 
@@ -112,12 +118,13 @@ class Cut:
             graph.input.append(known.get(name) or part_input(name, *given[name], graph.node))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in block.outputs)
         local = {position: at for at, position in enumerate(positions)}
-        values, edges, products = signature
+        values, edges, products, draw = signature
         plan = RoundingPlan(
             {(path, value): elem_type for path, value, elem_type in values},
             {(path, at if path else local[at], slot): kind for path, at, slot, kind in edges[1:]},
             weights,
             accumulated={(path, at if path else local[at]): product for path, at, product in products},
+            draw=int(draw),
         )
         return apply_rounding(self._model.with_proto(proto), plan)
 

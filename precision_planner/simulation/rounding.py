@@ -31,6 +31,7 @@ from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.accumulation import Product
 from precision_planner.simulation.chunks import write_chunks
+from precision_planner.simulation.draws import dithered
 from precision_planner.simulation.lowering import Steps
 from precision_planner.simulation.schemas import TF32, TF32_TRUNCATED
 from precision_planner.simulation.tf32 import (
@@ -66,6 +67,8 @@ class RoundingPlan:
       weights: "inf" (IEEE, what ONNX Cast does) or "saturate" (TensorRT's weak conversion of weights).
       accumulated: (scope, node position) -> how it computes inside, of nodes that round there, too: how the summation
         of a product that adds up in FP16 is cut, or as which steps a target's parser writes an operator out.
+      draw: number of a draw, in which what is computed is rounded up or down by chance (`simulation.draws`; the model
+        then takes `draw_feeds`); 0: to nearest.
     """
 
     values: Mapping[ValueKey, int] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class RoundingPlan:
     weights: Overflow = "inf"
     stored: Mapping[ValueKey, int] = field(default_factory=dict)
     accumulated: Mapping[NodeKey, Product | Steps] = field(default_factory=dict)
+    draw: int = 0
 
 
 def apply_rounding(model: Model, plan: RoundingPlan) -> Model:
@@ -89,7 +93,8 @@ def apply_rounding(model: Model, plan: RoundingPlan) -> Model:
         writer.rewrite(scope)
     del proto.graph.value_info[:]
     _drop_unread(proto.graph)
-    return model.with_proto(proto, writer.store.build())
+    written = model.with_proto(proto, writer.store.build())
+    return dithered(written) if plan.draw else written
 
 
 class _Writer:

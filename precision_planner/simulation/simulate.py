@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ from precision_planner.model.session import Session
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.patterns.selecting import Selector
 from precision_planner.simulation.accumulation import Accumulation, Product
+from precision_planner.simulation.draws import can_draw
 from precision_planner.simulation.plans import (
     all_low,
     element_types,
@@ -99,6 +100,7 @@ def prepare(
     accumulation: Accumulation = "fp32",
     sums32: Iterable[str | NodeId] = (),
     lowering: Iterable[Lowering] = (),
+    draws: bool = False,
 ) -> Simulation:
     """The FP32 model that computes what a 16-bit one would.
 
@@ -117,6 +119,8 @@ def prepare(
       accumulation: "fp32", or "fp16" for products that compute in FP16: what a weakly typed builder may choose.
       sums32: products that add up in FP32 all the same, named as in `keep_fp32`; an assignment names its own.
       lowering: what a target's parser writes operators out as (`Target.lowering`).
+      draws: round by chance (`simulation.draws`), where the opset has what that takes; the model then takes
+        `draw_feeds` besides.
 
     Raises:
       ConversionError: unknown precision, semantics, accumulation or tf32, or an assignment for a typed model.
@@ -179,6 +183,7 @@ def prepare(
     plan = with_lowering(plan, wide, GraphIndex(wide.proto), lowering)
     stored = "saturating weights" if policy == "saturate" else "IEEE weights"
     description += f", {semantics} semantics, {stored}"
+    plan = replace(plan, draw=int(draws and can_draw(wide)))
     description += ", FP16 accumulation" if any(isinstance(how, Product) for how in plan.accumulated.values()) else ""
     return Simulation(
         apply_rounding(wide, plan), specs, dict(plan.values), dict(plan.stored), semantics, description, kept

@@ -22,6 +22,7 @@ from precision_planner.model.inline import inline_functions
 from precision_planner.model.order import sorted_copy
 from precision_planner.model.shared import SharedSession, TensorPool, Value, as_value
 from precision_planner.simulation.cutting import Cut, Signature
+from precision_planner.simulation.draws import draw_feeds
 from precision_planner.simulation.rounding import RoundingPlan
 
 __all__ = ["BLOCK_NODES", "CACHE_BYTES", "BlockRunner", "Outputs", "RunnerStats"]
@@ -162,6 +163,19 @@ class BlockRunner:
           changed: the blocks in which it differs from the base, in order.
         """
         feeds, known = self._batches[number], self._ends[number]
+        if plan.draw:
+            numbers = {name: as_value(value) for name, value in draw_feeds(plan.draw).items()}
+            return self._run_blocks({**feeds, **numbers}, {}, plan, signatures, range(self.blocks))
+        return self._run_blocks(feeds, known, plan, signatures, changed)
+
+    def _run_blocks(
+        self,
+        feeds: Alive,
+        known: Mapping[int, Alive],
+        plan: RoundingPlan,
+        signatures: Sequence[Signature],
+        changed: Sequence[int],
+    ) -> dict[int, Alive]:
         first = changed[0] if changed else self.blocks
         start = max((at for at in known if at <= first), default=0)
         passed = {at: values for at, values in known.items() if at <= start}

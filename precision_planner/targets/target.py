@@ -128,7 +128,8 @@ class Target:
       norm_beside_fp32: whether 16-bit kernels are still compiled around an FP32 region that a LayerNormalization reads,
         or is in.
       warnings: what its log says of weights.
-      margin: how much smaller than the tolerance a prediction is to be for the device to keep it.
+      margin: how much smaller than the tolerance the quantile of a plan's draws is to be for the device to keep it; 1
+        where the quantile covers what was measured.
       avoid: repairs that are right in the graph and that its builder was seen not to take.
       lowering: what its parser makes of operators, where that is not what the operator says.
       refused: what its parser or its kernels do not take though ONNX allows it.
@@ -154,7 +155,7 @@ class Target:
     attention: Attention = Attention()
     norm_beside_fp32: bool = True
     warnings: Warnings = Warnings()
-    margin: float = 1.4
+    margin: float = 1.0
     avoid: tuple[str, ...] = ()
     lowering: tuple[Lowering, ...] = ()
     refused: tuple[Refusal, ...] = ()

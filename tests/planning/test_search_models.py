@@ -28,7 +28,6 @@ from precision_planner.plans import PrecisionPlan
 from precision_planner.simulation import simulate
 from precision_planner.simulation.plans import from_assignment
 from precision_planner.simulation.variants import BlockRunner
-from precision_planner.targets import get_target
 from precision_planner.typing import TypingOptions, assign_types
 from tests.random_graphs import Drawn, decisions_of, graphs
 from tests.rewriting.conformance_models import MODELS
@@ -81,7 +80,7 @@ def test_a_tolerance_is_met_and_the_plan_says_why_each_region_is_kept(model, pla
     for region in kept:
         assert region["how"] in ("measured", "bounded")
         # the search aims below the tolerance, as a device rounds elsewhere
-        aim = 4e-4 / get_target(planned.plan.target).margin
+        aim = 4e-4 * found["aim"]
         assert region["without"]["probability:sad"] > aim or region["expected_without"] > 1
     reasons = [node.reason for node in planned.plan.nodes if "by the search" in node.reason]
     assert len(reasons) >= len(kept)

@@ -11,11 +11,13 @@ import numpy as np
 from precision_planner.errors import ToleranceError
 from precision_planner.judging.evidence import find_evidence
 from precision_planner.judging.judge import Judgement, OwnMetric, Tolerance, judge
+from precision_planner.judging.quantiles import DRAWS, upper
 from precision_planner.judging.tolerance import check_outputs
 from precision_planner.model import Model, NodeId, infer_types
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.planning.search.noise import Atom, restricted
 from precision_planner.simulation.accumulation import Accumulation
+from precision_planner.simulation.draws import can_draw
 from precision_planner.simulation.plans import (
     all_low,
     element_types,
@@ -33,6 +35,9 @@ from precision_planner.targets.lowering import Lowering
 from precision_planner.typing import Decision, TypeAssignment, TypingOptions, assign_types
 
 __all__ = ["Batches", "Candidate", "Decisions", "Evaluator", "Question", "Setting"]
+
+UNDRAWN = 2.0
+"""Quantile by prediction where nothing can be drawn: sqrt(2), by which draws err more, and as much for their spread."""
 
 Decisions = Mapping[NodeId, Decision]
 Batches = Sequence[Mapping[str, "np.ndarray[Any, Any]"]]
@@ -192,6 +197,16 @@ class Evaluator:
         if question.base is not None:
             self._start_from(question.base, self._all)
         return self._judge(self._all, self.rounding(question.candidate))
+
+    def likely(self, candidate: Candidate) -> float:
+        """The score that a device will hardly exceed: a quantile over draws, in which roundings fall by chance.
+
+        Where the opset has not what draws take, `UNDRAWN` times the score.
+        """
+        plan = self.rounding(candidate)
+        if not can_draw(self.runner.model):
+            return UNDRAWN * self._judge(self._all, plan).score
+        return upper([self._judge(self._all, replace(plan, draw=draw)).score for draw in range(1, DRAWS + 1)])
 
     def _judge(self, which: range, plan: RoundingPlan) -> Judgement:
         found = self.runner.run(plan, which=which)

@@ -24,7 +24,8 @@ class SearchReport:
     Attributes:
       decisions: node -> precision, for every node that is not simply low; with reasons and evidence.
       data: JSON-ready, without times, so that the same search gives the same text: {evaluations, stopped, passed,
-        before, after, cost_us, tf32_us, regions}.
+        before, after, aim (the part of the tolerance that was searched for), likely (the part of it that a device will
+        hardly exceed), cost_us, tf32_us, regions}.
       tf32: whether products in FP32 use TF32.
       others: plans that meet the tolerance too, should this one not do on all data.
       rank: of two searches of one model's variants the better one has the smaller.
@@ -88,10 +89,12 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
         "before": _values(found.baseline),
         "after": _values(found.judgement),
         "additivity": None if sums is None or not sums.simulated else round(sums.additivity, 3),
+        "likely": None if found.likely is None else json_number(round(found.likely, 4)),
+        "aim": round(found.limit, 6),
         "tf32": found.state.tf32,
         "tf32_alone": None
         if found.tf32 is None
-        else {**_values(found.tf32), "passed": found.tf32.score <= found.limit},
+        else {**_values(found.tf32), "passed": found.tf32.score <= max(1.0, found.limit)},
         "cost_us": round(space.cost(found.state), 3),
         "tf32_us": round(tf32_us, 3),
         "regions": regions,

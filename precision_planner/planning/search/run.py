@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass, field, replace
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,8 @@ class SearchOptions:
       may_raise: whether a region, given the graph, should be put into FP32 for the target, while there is another way.
       progress: called with what is being done.
       exact: whether products in FP32 may run in FP32 where the setting allows TF32 too.
-      margin: how much smaller than a bound a prediction should be; a plan without that room is found where there is
-        none with it.
+      margin: by how much the setting's bounds are tightened; a plan without that room is found where there is none
+        with it.
     """
 
     clock: Clock = field(default_factory=lambda: Clock(DEFAULT_BUDGET))
@@ -144,7 +144,7 @@ def find_plan(
             return frozenset(numbers[node] for node in nodes | inner if node in numbers)
 
         with open_workers(evaluator, batches, screen, jobs=chosen.jobs, scheduler=chosen.scheduler) as ask:
-            found = _search(space, ask, chosen, find_overflow)
+            found = _search(space, ask, chosen, find_overflow, evaluator)
         everything = costs(True).total(frozenset(range(len(regions))))
         return report_search(space, found, everything)
 
@@ -163,14 +163,17 @@ def _search(
     ask: Local | Workers,
     options: SearchOptions,
     find_overflow: Callable[[Candidate], frozenset[int]],
+    evaluator: Evaluator,
 ) -> Found:
-    """With the target's margin, and without where there is no plan with it; then with what should not be raised."""
+    """A plan whose quantile meets the tolerance, else whose prediction does; then with what should stay low, too."""
     restricted = space.raisable != space.liftable
     known: dict[State, Judgement] = {}
+    likely = _Likely(space, evaluator)
     found: Found | None = None
     for whatever_helps in (False, True) if restricted else (True,):
-        for limit in (1.0, options.margin) if options.margin > 1.0 else (1.0,):
-            found = search(
+
+        def once(limit: float, whatever_helps: bool = whatever_helps) -> Found:
+            return search(
                 space,
                 ask,
                 options.clock,
@@ -180,10 +183,64 @@ def _search(
                 find_overflow=find_overflow,
                 progress=options.progress,
             )
-            if found.passed or options.clock.stopped:
-                return found
+
+        found = _with_room(once, likely, options)
+        if found.passed or options.clock.stopped:
+            return found
     assert found is not None
     return found
+
+
+AIMS = 3
+"""Searches, each for less error than the one before, that may be made for a plan whose quantile meets the tolerance."""
+
+DRAFTED = (1.1, 2.0)
+"""What the quantile of a plan by its prediction is expected to lie between, whatever that of the draft is."""
+
+
+def _with_room(once: Callable[[float], Found], likely: _Likely, options: SearchOptions) -> Found:
+    """Search for less error than the tolerance until the quantile of what is found meets it."""
+    aim = 1.0 / likely.expected
+    kept: Found | None = None
+    for _ in range(AIMS):
+        found = once(aim)
+        if not found.passed:
+            break
+        score = likely.of(found.state)
+        if score <= 1.0 or options.clock.ended:
+            return replace(found, likely=score)
+        if kept is None or score < (kept.likely or 0.0):
+            kept = replace(found, likely=score)
+        aim = min(0.9 * aim, 0.95 * found.judgement.score / score)
+    if kept is not None:
+        return kept
+    for limit in (1.0, options.margin) if options.margin > 1.0 else (1.0,):
+        found = once(limit)
+        if found.passed or options.clock.stopped:
+            return replace(found, likely=likely.of(found.state))
+    return found
+
+
+class _Likely:
+    """The quantiles of plans, each computed once."""
+
+    def __init__(self, space: Space, evaluator: Evaluator) -> None:
+        self._space, self._evaluator = space, evaluator
+        self._known: dict[State, float] = {}
+
+    def of(self, state: State) -> float:
+        """The score that a plan will hardly exceed on a device."""
+        if state not in self._known:
+            self._known[state] = self._evaluator.likely(self._space.candidate(state))
+        return self._known[state]
+
+    @property
+    def expected(self) -> float:
+        """Quantile by prediction, as the rules' draft has it."""
+        draft = State(tf32=self._space.modes[0])
+        score = self._evaluator.answer(Question(self._space.candidate(draft))).score
+        ratio = self.of(draft) / score if score > 0.0 and isfinite(score) else DRAFTED[0]
+        return min(max(ratio, DRAFTED[0]), DRAFTED[1])
 
 
 def all_regions(evaluator: Evaluator, base: Decisions, fixed: Collection[NodeId] = ()) -> tuple[Region, ...]:

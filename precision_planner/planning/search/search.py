@@ -66,6 +66,7 @@ class Found:
       limit: the largest score that meets the tolerance.
       fallbacks: other plans that meet it, the cheaper first, everything in FP32 last.
       tf32: of everything in FP32 with TF32; None where that was not tried.
+      likely: the score that a device will hardly exceed with this plan; None where nothing was drawn.
     """
 
     state: State
@@ -78,6 +79,7 @@ class Found:
     limit: float = 1.0
     fallbacks: tuple[tuple[State, Judgement], ...] = ()
     tf32: Judgement | None = None
+    likely: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -102,7 +104,8 @@ def search(
       space: the regions and what may be done with them.
       ask: answers questions; may do so in parallel, `ask.jobs` at a time.
       clock: of the budget.
-      limit: the largest score that meets the tolerance; above 1 where a plan with a margin is not to be had.
+      limit: the largest score that is looked for: below 1 so that the quantile meets the tolerance, above 1 where a
+        plan with the target's margin is not to be had.
       whatever_helps: raise also what should not be; see `Space.may_raise`.
       known: judgements of plans by an earlier search of the same space; filled by this one.
       find_overflow: finds where infinities come from; None where nobody can.

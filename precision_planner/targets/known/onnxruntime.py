@@ -17,7 +17,6 @@ TARGET = Target(
     weights="inf",
     sandwich=Sandwich(fp32_sums=True),
     attention=Attention(),
-    margin=1.4,
     refused=_refused.ONNXRUNTIME,
     sources={
         "bf16_opset": "ONNX: Conv, pooling and InstanceNormalization take BF16 from opset 22",

@@ -19,7 +19,6 @@ TARGET = Target(
     sandwich=Sandwich(fp32_sums=True, convolutions=False, weights_cost=1.01, attention_cost=1.02),
     attention=Attention(),
     warnings=Warnings(layernorm=True),
-    margin=2.0,
     lowering=family.LOWERING,
     refused=_refused.TENSORRT_10,
     defects=_defects.TENSORRT,

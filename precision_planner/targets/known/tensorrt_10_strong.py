@@ -19,7 +19,6 @@ TARGET = Target(
     sandwich=Sandwich(fp32_sums=True, convolutions=False, weights_cost=1.07, attention_cost=1.30),
     attention=Attention(),
     warnings=Warnings(layernorm=True),
-    margin=1.4,
     lowering=family.LOWERING,
     refused=_refused.TENSORRT_10,
     defects=_defects.TENSORRT,

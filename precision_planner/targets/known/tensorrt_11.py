@@ -19,7 +19,6 @@ TARGET = Target(
     islands=family.ISLANDS,
     sandwich=family.SANDWICH,
     attention=family.ATTENTION,
-    margin=1.4,
     lowering=family.LOWERING,
     refused=_refused.TENSORRT_11,
     defects=_defects.TENSORRT,

@@ -21,7 +21,7 @@ TARGET = Target(
     attention=Attention(fused=False, fused_with_sandwiches=False),
     norm_beside_fp32=False,
     warnings=Warnings(subnormal=True, underflow=True, overflow=True, layernorm=True),
-    margin=2.0,
+    margin=1.4,
     avoid=("rescale_stream",),
     lowering=(
         Lowering("ReduceL2", "squares_root", "low", _IMPORTERS),
