@@ -8,10 +8,11 @@ the terminal's or COLUMNS, and 80 in a pipe.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from precision_planner._text import visible
 from precision_planner.cli import logs
@@ -34,11 +35,26 @@ def make_console(stream: TextIO, *, width: int | None = None) -> Console:
     """
     from rich.console import Console
     from rich.segment import Segment
+    from rich.text import Text
 
     from precision_planner._text import visible
+    from precision_planner.reporting.lines import hanging
 
     class Literal(Console):
-        """A console whose text cannot command the terminal: names may hold escape sequences."""
+        """A console whose text cannot command the terminal: names may hold escape sequences.
+
+        Attributes:
+          wraps: whether lines end at the width; in a pipe each stays one line, for whatever reads it.
+        """
+
+        wraps = False
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            """Print; a line that is soft-wrapped elsewhere is wrapped between words where somebody looks at it."""
+            if options.get("soft_wrap") and self.wraps and len(objects) == 1:
+                text = objects[0] if isinstance(objects[0], Text) else Text(str(objects[0]))
+                objects = (hanging(text, self),)
+            super().print(*objects, **options)
 
         def on_broken_pipe(self) -> None:
             """The reader is gone: `main` ends the program, where Rich would raise SystemExit."""
@@ -50,7 +66,9 @@ def make_console(stream: TextIO, *, width: int | None = None) -> Console:
                 for segment in buffer
             )
 
-    return Literal(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    console = Literal(file=stream, width=width, markup=False, emoji=False, highlight=False)
+    console.wraps = width is not None or console.is_terminal or bool(os.environ.get("COLUMNS"))
+    return console
 
 
 def stdout_console(*, width: int | None = None) -> Console:
@@ -205,11 +223,12 @@ VERDICT_STYLES = {"FINE": "green", "DEGRADED": "yellow", "GARBAGE": "bold red", 
 def render_verdict(verdict: Verdict, step: str, fail_on_made_up: bool) -> None:
     """The next command that makes sense, if any, and the verdict: the last line."""
     from precision_planner.planning.judged import told
+    from precision_planner.reporting.lines import print_command
 
     line, warning = told(verdict, fail_on_made_up)
     if warning:
         note(f"warning: {warning}")
     console = stdout_console()
     if step:
-        console.print(f"next: {step}", soft_wrap=True)
+        print_command(console, step, "next:")
     console.print(line, soft_wrap=True, markup=False, style=VERDICT_STYLES.get(verdict.grade, "bold"))

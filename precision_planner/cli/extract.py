@@ -40,6 +40,7 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     from precision_planner.model.arrays import write_npz
     from precision_planner.model.extract import extract_around
     from precision_planner.model.inputs import load_inputs
+    from precision_planner.reporting.lines import print_command
     from precision_planner.simulation import is_typed_low
     from precision_planner.writing import atomic_files, check_output
 
@@ -62,7 +63,7 @@ def command(model: str, around: tuple[str, ...], output: str, radius: int, input
     again = ["planner", "diff", str(path), str(path), "--inputs", str(data_path), "--layers"]
     if not is_typed_low(found.model):  # a typed graph is simulated as it is typed
         again += ["--simulate", "fp16"]
-    console.print(f"reproduce: {shlex.join(again)}", soft_wrap=True)
+    print_command(console, shlex.join(again), "reproduce:")
     return 0
 
 

@@ -37,13 +37,16 @@ def fp16(values: Sequence[str], as_bits: bool, as_json: bool) -> None:
     A VALUE is a decimal number of any length (1e-12), a hexadecimal float (0x1.8p-3), inf or nan. It is rounded to
     nearest, ties to even, from its exact text.
     """
+    from precision_planner.cli.console import stdout_console
+
     take = pattern_bits if as_bits else value_bits
     parts = [(text, [take(text, fmt) for fmt in FORMATS.values()]) for text in values]
     if as_json:
         rows = [{"value": text, **{bits.format: bits.to_dict() for bits in both}} for text, both in parts]
         click.echo(json.dumps({"schema_version": 1, "kind": "fp16", "values": rows}, indent=2))
         return
-    click.echo("\n\n".join("\n".join([text, *map(render, both)]) for text, both in parts))
+    console = stdout_console()
+    console.print("\n\n".join("\n".join([text, *map(render, both)]) for text, both in parts), soft_wrap=True)
 
 
 def pattern_bits(text: str, fmt: Format) -> ValueBits:

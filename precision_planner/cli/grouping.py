@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from precision_planner.reporting.lines import command_lines
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "Inputs": (
         *("--inputs", "--input-shapes", "--seed", "--val-range", "--save-inputs", "--batch-size", "--no-calibrate"),
@@ -109,7 +111,8 @@ class PlannerCommand(click.Command):
         if examples:
             with formatter.section("Examples"):
                 for example in examples:
-                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+                    for line in command_lines(example, formatter.width, formatter.current_indent):
+                        formatter.write(f"{'':{formatter.current_indent}}{line}\n")
 
 
 def group_of(param: click.Parameter) -> str:

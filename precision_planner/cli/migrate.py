@@ -56,16 +56,18 @@ def command(recipe: str, model: str | None, version_: str, target: str, json_pat
 
 def render(console: Console, result: Migration) -> None:
     """The migration in the terminal; the commands can be copied as they stand."""
+    from precision_planner.reporting.lines import print_command
+
     console.print(f"# for {result.target}, instead of the {result.recipe.tool} recipe", soft_wrap=True)
     for command_, why in result.commands:
         console.print(f"# {why}", soft_wrap=True)
-        console.print(command_, soft_wrap=True)
+        print_command(console, command_)
     for option, reason in result.offered:
         console.print(f"#   {option}   # had no effect before: {reason}", soft_wrap=True, markup=False)
     if result.alternative:
         console.print("\n# or, with a prediction and a folder that builds anywhere:")
         for command_, _ in result.alternative:
-            console.print(command_, soft_wrap=True)
+            print_command(console, command_)
     if result.outcomes:
         matched = sum(outcome.applied is True for outcome in result.outcomes)
         console.print(

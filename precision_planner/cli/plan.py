@@ -15,6 +15,8 @@ from precision_planner.cli.made_up import inputs_options, parse_shapes
 from precision_planner.cli.options import fusion_kinds, graph_options, target_option, verdict_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from precision_planner.planning import PlannedModel
 
 
@@ -143,63 +145,15 @@ def _asked_of_the_parser(planned: PlannedModel, say: Callable[[str], None]) -> P
     return replace(planned, plan=replace(planned.plan, refused=(*planned.plan.refused, *told)))
 
 
-def _render_search(found: Any, console: Any) -> None:
-    """What the search did: how many evaluations, what it kept and what that is worth."""
-    if not found:
-        return
-    from rich.table import Table
+def _render(planned: PlannedModel, folder: Path, written: list[Path], console: Console) -> None:
+    """The plan in the terminal."""
+    from precision_planner.cli.main import verbosity
+    from precision_planner.reporting.plan_terminal import render_plan
 
-    said = f"search: {found['evaluations']} evaluations"
-    if found["stopped"]:
-        said += f" ({found['stopped']}; this is the best plan so far)"
-    console.print(f"{said}; {_metrics(found['before'])} by the rules, {_metrics(found['after'])} now", soft_wrap=True)
-    dropped = [region["region"] for region in found["regions"] if region["dropped"]]
-    if dropped:
-        console.print(f"not needed, though rules keep it: {', '.join(dropped)}", soft_wrap=True)
-    kept = [region for region in found["regions"] if region["precision"] != "low" and not region["dropped"]]
-    if not kept:
-        return
-    table = Table("region", "kept in", "share of error", "without it", box=None, pad_edge=False, show_edge=False)
-    for region in kept:
-        share = f"{region['share']:.1%}, {region['how']}" if "share" in region else ", ".join(region["rules"])
-        without = _metrics(region["without"]) if "without" in region else "not measured"
-        table.add_row(region["region"], region["precision"].upper(), share, without)
-    console.print(table)
-
-
-def _metrics(values: Any) -> str:
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
-
-
-def _render(planned: Any, folder: Path, written: list[Path], console: Any) -> None:
-    """The plan in the terminal: the verdict first."""
-    from precision_planner.reporting.text import on_target_lines
-
-    made = planned.plan
-    console.print(planned.summary, soft_wrap=True)
-    console.print(f"wrote {folder}: {', '.join(str(path.relative_to(folder)) for path in written)}", soft_wrap=True)
-    counts = ", ".join(f"{count} {name or 'other'}" for name, count in made.counts.items())
-    console.print(f"nodes by precision: {counts}; {made.casts} Casts; {len(made.fusions)} patterns fused")
-    for repair in made.repairs:
-        console.print(
-            f"repaired: {repair['repair']} ({repair['rule']}) at {', '.join(repair['nodes'])}", soft_wrap=True
-        )
-    for line in on_target_lines(made.to_dict(), made.target):
-        console.print(line, soft_wrap=True, markup=False)
-    _render_search(made.search, console)
-    if made.tf32_instead:
-        console.print(made.tf32_instead, soft_wrap=True)
-    if made.kept:
-        console.print("kept in FP32:")
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for node in made.kept:
-        why = "the search, see above" if made.search and "by the search" in node.reason else node.reason
-        groups.setdefault((node.keep_as or "island", node.rule or why), []).append(node)
-    for (keep_as, rule), nodes in groups.items():
-        console.print(f"{len(nodes):5d}  as {keep_as:<8} {rule}", soft_wrap=True)
-        if nodes[0].rule:
-            console.print(f"{'':7}such as {nodes[0].node}: {nodes[0].reason}", soft_wrap=True, style="dim")
-    if made.inputs.get("synthesized"):
-        console.print("measured on synthesized inputs, so with low confidence; give --inputs", soft_wrap=True)
+    verbose, made = verbosity() > 0, planned.plan
+    files = [str(path.relative_to(folder)) for path in written]
+    first = [name for name in ("model.onnx", "plan.json", "build.py", "verify.py", "README.md") if name in files]
+    listed = files if verbose else first
+    more = f" and {len(files) - len(listed)} more files" if len(listed) < len(files) else ""
+    console.print(f"wrote {folder}: {', '.join(listed)}{more}", soft_wrap=True)
+    render_plan(made.to_dict(), console, verbose=verbose, tf32=made.tf32_instead)

@@ -99,7 +99,10 @@ def _print(data: Mapping[str, Any]) -> None:
 
         render_generic(data, console)
         return
-    kept = [node for node in data["nodes"] if node.get("precision") == "fp32"]
-    console.print(f"plan for {data['target']}: {len(kept)} of {len(data['nodes'])} nodes in FP32")
-    for node in kept:
-        console.print(f"  {node['node']}: {node['reason']}")
+    from precision_planner.cli.main import verbosity
+    from precision_planner.reporting.headline import plan_headline
+    from precision_planner.reporting.plan_terminal import render_plan
+
+    render_plan(data, console, verbose=verbosity() > 0)
+    head = plan_headline(data)
+    console.print(f"{head.word}: {head.sentence}", soft_wrap=True)

@@ -13,6 +13,9 @@ from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, optional_target, verdict_options
 from precision_planner.errors import OutputError
 
+MOST_REASONS = 10
+"""Reasons for what is kept that are printed before the rest is counted; all with -v."""
+
 
 def _list_passes(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     """Print what `rewrite` does, in order, and end."""
@@ -124,6 +127,7 @@ def _refuse_beside_plan(ctx: click.Context) -> None:
 def _render(report: dict[str, Any], note: Any) -> None:
     """The summary in the terminal."""
     from precision_planner.cli.console import stdout_console
+    from precision_planner.cli.main import verbosity
 
     console = stdout_console()
     kept, bf16 = report["kept_fp32"], report["kept_bf16"]
@@ -141,8 +145,13 @@ def _render(report: dict[str, Any], note: Any) -> None:
         reasons: dict[str, list[str]] = {}
         for entry in kept:
             reasons.setdefault(entry["reason"], []).append(entry["node"])
-        for reason, nodes in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        told = sorted(reasons.items(), key=lambda item: -len(item[1]))
+        shown = told if verbosity() > 0 else told[:MOST_REASONS]
+        for reason, nodes in shown:
             console.print(f"  {len(nodes):5d}  {reason}", soft_wrap=True)
+        if len(told) > len(shown):
+            rest = sum(len(nodes) for _, nodes in told[len(shown) :])
+            console.print(f"  {rest:5d}  for {len(told) - len(shown)} more reasons (-v lists them)")
         changes = report["weights"]["changes"]
         if changes:
             console.print(f"weights    {len(changes)} tensors hold values that the type cannot (--json lists them)")

@@ -94,14 +94,14 @@ def _list(rulebook: RuleBook, destination: str | None) -> int:
 
 
 def _explain(rule: Rule, destination: str | None) -> int:
-    from precision_planner.cli.console import write_result
+    from precision_planner.cli.console import stdout_console, write_result
     from precision_planner.planning.cures import example_graphs
     from precision_planner.rules.language.pages import rule_page
 
     if destination is not None:
         write_result(json.dumps({"schema_version": 1, "kind": "rules", "rules": [_json(rule)]}, indent=2), destination)
         return 0
-    write_result(_plain(rule_page(rule, example_graphs(rule, measure_case))), "-")
+    stdout_console().print(_plain(rule_page(rule, example_graphs(rule, measure_case))), soft_wrap=True)
     return 0
 
 
