@@ -26,6 +26,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from precision_planner.model import GraphIndex, Model, TypeTable, infer_types
+from precision_planner.model.edit import set_nodes
 from precision_planner.numerics.formats import FORMATS
 
 __all__ = ["MOST_DRAWS", "can_draw", "dithered", "draw_feeds"]
@@ -94,9 +95,7 @@ def dithered(model: Model) -> Model:
                 node.input[0] = added[-1].output[0]
                 nodes.extend(added)
             nodes.append(node)
-        copies = [_copy(node) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        set_nodes(graph, nodes)
     proto.graph.initializer.extend(writer.numbers.values())
     shifts = (helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in sorted(writer.shifts))
     proto.graph.input.extend(shifts)
@@ -153,9 +152,3 @@ def _significand(node: NodeProto) -> int:
 def _is_own_cast(node: NodeProto) -> bool:
     """Whether a Cast is one of the typed model's: what it reads may be integers or doubles, which get no noise."""
     return any(name.endswith("__planner_cast") for name in node.output)
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy
