@@ -123,7 +123,9 @@ def shuffled(rng: np.random.Generator, count: int, spacing: float = 200.0) -> tu
     return ours, theirs, order
 
 
-EVERY = Evidence(frozenset({"boxes", "all"}), unordered=frozenset({"boxes", "scores", "labels", "count", "all"}))
+EVERY = Evidence(
+    frozenset({"boxes", "all"}), unordered=frozenset({"boxes", "scores", "labels", "count", "all", "table"})
+)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 3))
@@ -142,6 +144,46 @@ def test_another_order_is_no_difference(seed: int, count: int, dropped: int) -> 
     sets = matcher.found["boxes"].to_dict()
     assert (sets["reference"], sets["candidate"], sets["matched"]) == (count, count - dropped, count - dropped)
     assert (sets["missed"], sets["extra"], sets["max_score_error"]) == (dropped, 0, 0.0)
+
+
+@pytest.mark.parametrize("form", ["beside", "column", "table"])
+def test_scores_are_compared_pair_by_pair(form: str) -> None:
+    """Scores in an output of their own, in the fifth column, or one a class, of which the largest counts."""
+    ours, theirs, order = shuffled(np.random.default_rng(5), 6)
+    moved = np.array([0.0, 0.0, -0.25, 0.0625, 0.0, 0.0], np.float32)
+    ours["scores"] = np.linspace(0.5, 0.9, 6, dtype=np.float32)
+    theirs["scores"] = (ours["scores"] + moved)[order]
+    sides = []
+    for side in (ours, theirs):
+        if form == "column":
+            sides.append({"boxes": np.concatenate([side["boxes"], side["scores"][:, None]], axis=1)})
+        elif form == "table":
+            sides.append({"boxes": side["boxes"], "table": np.stack([side["scores"] / 2, side["scores"]], axis=1)})
+        else:
+            sides.append(side)
+    matcher = SetMatcher(EVERY)
+    matcher.align(*sides)
+    sets = matcher.found["boxes"]
+    expected = np.sort(np.abs((ours["scores"] + moved).astype(np.float64) - ours["scores"]))
+    np.testing.assert_array_equal(np.sort(sets.score_errors), expected)
+    assert sets.to_dict()["max_score_error"] == 0.25
+
+
+def test_boxes_without_scores_have_no_score_error() -> None:
+    ours, theirs, _ = shuffled(np.random.default_rng(6), 3)
+    matcher = SetMatcher(EVERY)
+    matcher.align({"boxes": ours["boxes"]}, {"boxes": theirs["boxes"]})
+    assert matcher.found["boxes"].to_dict()["max_score_error"] is None
+
+
+def test_of_boxes_that_lie_alike_those_with_the_closest_scores_are_a_pair() -> None:
+    box = np.array([[0, 0, 10, 10]] * 3, np.float32)
+    matcher = SetMatcher(EVERY)
+    a, b = matcher.align(
+        {"boxes": box, "scores": np.array([0.9, 0.5, 0.1])}, {"boxes": box, "scores": np.array([0.11, 0.88, 0.52])}
+    )
+    np.testing.assert_array_equal(a["scores"], [0.9, 0.5, 0.1])
+    np.testing.assert_array_equal(b["scores"], [0.88, 0.52, 0.11])
 
 
 def iou_by_pixels(a: np.ndarray, b: np.ndarray) -> float:
