@@ -91,9 +91,6 @@ def op_types(op_type: str, domain: str, version: int) -> OpTypes | None:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
         return microsoft_signatures().get(op_type) if domain == "com.microsoft" else _onnxruntime_own(op_type, domain)
-    if schema.deprecated and not schema.inputs:
-        # Upsample 10, Scatter 11: some deprecated versions have no arguments to read; the version before has.
-        return op_types(op_type, domain, schema.since_version - 1) if schema.since_version > 1 else None
     constraints = {c.type_param_str: tuple(c.allowed_type_strs) for c in schema.type_constraints}
 
     def slot(formal: onnx.defs.OpSchema.FormalParameter) -> Slot:
