@@ -88,7 +88,8 @@ def command(
     if info is not None and model is not None:
         results += [check_sums(text, info, model) for text in on_sums]
     if json_path:
-        data = {"schema_version": 1, "source": engine} if inspection is None else inspection.to_dict()
+        unread = {"schema_version": 1, "kind": "inspection", "source": engine, "by_layers": {}}
+        data = unread if inspection is None else inspection.to_dict()
         data["weights"] = [weight.to_dict() for weight in weights]
         data["expect"] = [{"bound": one.text, "met": one.met, "actual": one.actual} for one in results]
         write_result(to_json(data), json_path)

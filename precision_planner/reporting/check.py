@@ -8,24 +8,6 @@ from typing import Any
 from precision_planner.reporting.html import kind_of
 from precision_planner.reporting.schemas import published_schema
 
-_ANALYSIS: dict[str, Any] = {
-    "required": ["model", "normalizations", "weights", "tensorrt_warnings", "findings"],
-    "properties": {
-        "model": {"type": "object", "required": ["opset", "nodes", "weight_bytes"]},
-        "normalizations": {
-            "type": "array",
-            "items": {"type": "object", "required": ["kind", "form", "fusable", "reason"]},
-        },
-        "weights": {"type": "object"},
-        "tensorrt_warnings": {"type": "object"},
-        "findings": {
-            "type": "array",
-            "items": {"type": "object", "required": ["rule", "severity", "subject", "message"]},
-        },
-    },
-}
-"""What the reports read of an analysis."""
-
 
 def check_report(data: Mapping[str, Any]) -> str:
     """The kind of a saved report, see `kind_of`.
@@ -51,7 +33,7 @@ def check_report(data: Mapping[str, Any]) -> str:
 
 def schema_of(kind: str) -> dict[str, Any]:
     """The published JSON schema of a kind of report."""
-    return _ANALYSIS if kind == "analysis" else published_schema(kind)
+    return published_schema(kind)
 
 
 def diff_schema() -> dict[str, Any]:

@@ -31,8 +31,8 @@ def render_html(data: Mapping[str, Any], *, most_values: int | None = None) -> s
     """
     data = visible_data(data, keep="\n\t")
     kind = kind_of(data)
-    # a plan may bring the difference that it predicts
-    compared = data.get("diff") or {} if kind == "plan" else data
+    # a plan may bring the difference that it predicts; an inspection's layers are a number
+    compared = (data.get("diff") or {}) if kind == "plan" else data if kind == "diff" else {}
     layers = list(compared.get("layers") or ())
     plot = layer_plot(layers, compared.get("first_divergence")) if kind in ("diff", "plan") else ""
     shown = layers if most_values is None else _worst(layers, most_values)
