@@ -61,6 +61,15 @@ def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
         return plain
 
 
+def contradiction(proto: onnx.ModelProto) -> str:
+    """What strict inference of types and shapes has against a (stripped) model, in one line; '' if nothing."""
+    try:
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    except _ERRORS as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
 def _is_followed(node: NodeProto, opset: int) -> bool:
     """Whether data propagation looks at the values of a node's operands."""
     return bool(node.input) and node.domain in ("", "ai.onnx") and _has_propagation(node.op_type, opset)

@@ -28,7 +28,9 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 from precision_planner.errors import ModelError
 from precision_planner.model.payloads import FileSlice, Payload
 from precision_planner.model.tensors import TensorSite, dense_nbytes, iter_tensors, marker_key
+from precision_planner.model.texts import bodies, texts
 from precision_planner.model.wire import RAW_DATA, VARINT_FIELDS
+from precision_planner.operators import row_of
 
 MAX_EXPANDED_NODES = 2_000_000
 """Nodes that a model may have once its functions are written out where they are called."""
@@ -105,77 +107,9 @@ def _check_opsets(proto: onnx.ModelProto) -> None:
 
 def _check_texts(proto: onnx.ModelProto) -> None:
     """Names are UTF-8; protobuf hands out bytes where they are not."""
-    for text in _texts(proto):
+    for text in texts(proto):
         if isinstance(text, bytes):
             raise ModelError(f"the name {text[:40]!r} is not UTF-8")
-
-
-def _texts(proto: onnx.ModelProto) -> Iterator[Any]:
-    yield from (proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
-    yield from _pairs(proto.metadata_props)
-    yield from (entry.domain for entry in proto.opset_import)
-    yield from _graph_texts(proto.graph)
-    for training in proto.training_info:
-        yield from _graph_texts(training.initialization)
-        yield from _graph_texts(training.algorithm)
-    for function in proto.functions:
-        yield from (function.name, function.domain, function.doc_string, *function.input, *function.output)
-        yield from (*function.attribute, *(entry.domain for entry in function.opset_import))
-        for info in function.value_info:
-            yield from _info_texts(info)
-        for attribute in function.attribute_proto:
-            yield from _attribute_texts(attribute)
-        for node in function.node:
-            yield from _node_texts(node)
-
-
-def _pairs(entries: Iterable[onnx.StringStringEntryProto]) -> Iterator[Any]:
-    for entry in entries:
-        yield entry.key
-        yield entry.value
-
-
-def _graph_texts(graph: GraphProto) -> Iterator[Any]:
-    yield from (graph.name, graph.doc_string)
-    yield from _pairs(graph.metadata_props)
-    for info in (*graph.input, *graph.output, *graph.value_info):
-        yield from _info_texts(info)
-    for tensor in graph.initializer:
-        yield from (tensor.name, tensor.doc_string)
-        yield from _pairs(tensor.external_data)
-    for sparse in graph.sparse_initializer:
-        yield sparse.values.name
-    for annotation in graph.quantization_annotation:
-        yield annotation.tensor_name
-        yield from _pairs(annotation.quant_parameter_tensor_names)
-    for node in graph.node:
-        yield from _node_texts(node)
-
-
-def _info_texts(info: onnx.ValueInfoProto) -> Iterator[Any]:
-    yield from (info.name, info.doc_string)
-    if info.type.HasField("tensor_type"):
-        for dim in info.type.tensor_type.shape.dim:
-            yield dim.dim_param
-
-
-def _node_texts(node: NodeProto) -> Iterator[Any]:
-    yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
-    yield from _pairs(node.metadata_props)
-    for attribute in node.attribute:
-        yield from _attribute_texts(attribute)
-
-
-def _attribute_texts(attribute: AttributeProto) -> Iterator[Any]:
-    yield from (attribute.name, attribute.ref_attr_name, attribute.doc_string)
-    for body in _bodies(attribute):
-        yield from _graph_texts(body)
-    if attribute.HasField("t"):
-        yield attribute.t.name
-
-
-def _bodies(attribute: AttributeProto) -> list[GraphProto]:
-    return ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
 
 
 def _shown(text: str) -> str:
@@ -295,13 +229,13 @@ def _called(nodes: Iterable[NodeProto], functions: Mapping[tuple[str, str], Any]
         if key in functions:
             yield key
         for attribute in node.attribute:
-            for body in _bodies(attribute):
+            for body in bodies(attribute):
                 yield from _called(body.node, functions)
 
 
 def _count(nodes: Iterable[NodeProto]) -> int:
     return sum(
-        1 + sum(_count(body.node) for attribute in node.attribute for body in _bodies(attribute)) for node in nodes
+        1 + sum(_count(body.node) for attribute in node.attribute for body in bodies(attribute)) for node in nodes
     )
 
 
@@ -361,7 +295,7 @@ def _check_nodes(
         _check_definition(node, opsets)
         taken = {name for name in node.input if name}
         for attribute in node.attribute:
-            for body in _bodies(attribute):
+            for body in bodies(attribute):
                 taken.update(_free_names(body, opsets, f"the body '{attribute.name}' of {_node_name(node)}"))
         _check_bodies(node, opsets)
         needs.append(taken)
@@ -447,6 +381,12 @@ def _check_attributes(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
             raise ModelError(
                 f"attribute '{name}' of {_node_name(node)} is {told}, not of the type that {node.op_type} wants"
             )
+    element = attributes.get(row_of(node).type_attribute)
+    if element is not None and not element.ref_attr_name and element.i not in _DATA_TYPES:
+        raise ModelError(
+            f"attribute '{element.name}' of {_node_name(node)} is element type {element.i}, which onnx "
+            f"{onnx.__version__} does not know"
+        )
 
 
 def _number(kind: Any) -> int:
@@ -467,7 +407,7 @@ def _check_bodies(node: NodeProto, opsets: Mapping[str, int]) -> None:
     if _domain(node.domain):
         return
     for attribute in node.attribute:
-        for body in _bodies(attribute):
+        for body in bodies(attribute):
             takes, gives = len(body.input), len(body.output)
             if node.op_type == "If":
                 wanted, returned = 0, len(node.output)

@@ -37,7 +37,9 @@ def _update_scope(
     container = scope.container
     known: dict[str, onnx.ValueInfoProto] = {info.name: info for info in container.value_info}
     if isinstance(container, onnx.GraphProto):
-        known = {**{info.name: info for info in (*container.input, *container.output)}, **known}
+        declared = {info.name: info for info in (*container.input, *container.output)}
+        _drop_contradicted(container, declared)
+        known = {**known, **declared}
         for at, info in enumerate(container.output):
             element = assignment.returns.get((scope.path, at))
             if element is not None:
@@ -67,6 +69,24 @@ def _update_scope(
         info.CopyFrom(templates[source])
         info.name = name
         set_element(info.type, element)
+
+
+def _drop_contradicted(graph: onnx.GraphProto, declared: Mapping[str, onnx.ValueInfoProto]) -> None:
+    """Remove what is said a second time, and otherwise, of an input or an output: its declaration holds."""
+    wrong = [at for at, info in enumerate(graph.value_info) if _contradict(info, declared.get(info.name, info))]
+    for at in reversed(wrong):
+        del graph.value_info[at]
+
+
+def _contradict(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether two declarations of a value cannot both be true: another type, rank or length of an axis."""
+    first, second = one.type.tensor_type, other.type.tensor_type
+    if one.type.WhichOneof("value") != other.type.WhichOneof("value") or first.elem_type != second.elem_type:
+        return True
+    if not (first.HasField("shape") and second.HasField("shape")):
+        return False
+    sizes = [[dim.dim_value for dim in each.shape.dim] for each in (first, second)]
+    return len(sizes[0]) != len(sizes[1]) or any(a and b and a != b for a, b in zip(*sizes, strict=True))
 
 
 def _is_interface(scope: Scope, name: str) -> bool:

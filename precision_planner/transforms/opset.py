@@ -19,6 +19,7 @@ from onnx import FunctionProto, GraphProto, NodeProto, helper
 
 from precision_planner.model import Model, display_name
 from precision_planner.model.edit import PassResult, set_nodes
+from precision_planner.model.inference import contradiction
 from precision_planner.transforms.adapters import ADAPTERS, Context, Facts, Refused
 
 _STANDARD = ("", "ai.onnx")
@@ -78,6 +79,10 @@ def raise_opset(model: Model, version: int) -> OpsetResult:
     if model.opset < version:
         _set_opset(proto.opset_import, version)
     proto.ir_version = max(proto.ir_version, _least_ir(version))
+    # a newer definition may look at what the older one overlooked: the rank of a statistic, the range of an axis
+    found = contradiction(proto)
+    if found and not contradiction(model.proto):
+        return OpsetResult(model, {}, (f"opset {model.opset} cannot be raised to {version}: {found}",), model.opset)
     return OpsetResult(model.with_proto(proto), opset=version, changed=tuple(changed))
 
 
