@@ -29,6 +29,8 @@ from precision_planner.plans.plan import PrecisionPlan
 from precision_planner.reporting.html import render_html
 from precision_planner.rewriting import rewrite
 from precision_planner.rules.language.schema import read_rule
+from precision_planner.simulation.simulate import prepare
+from precision_planner.targets import get_target
 
 MOST_BYTES = 100_000
 
@@ -46,7 +48,7 @@ class InvalidResult(Exception):
 
 
 def run_model(data: bytes, stage: Callable[[str], None]) -> None:
-    """Everything up to onnxruntime, of one model."""
+    """Everything up to onnxruntime, of one model: inputs, analysis, two rewrites, and three simulations made ready."""
     if len(data) > MOST_BYTES:
         return
     stage("load")
@@ -61,12 +63,17 @@ def run_model(data: bytes, stage: Callable[[str], None]) -> None:
     json.dumps(analyze(model).to_dict(), allow_nan=False)
     for precision, options in (("fp16", {}), ("bf16", {"io_types": "low", "int32_inputs": True})):
         stage(f"rewrite {precision}")
-        made = rewrite(model, precision=precision, verify=False, **options).typed.to_bytes()
+        typed = rewrite(model, precision=precision, verify=False, **options).typed
+        made = typed.to_bytes()
         if valid and not _valid(made):
             try:
                 onnx.checker.check_model(onnx.ModelProto.FromString(made), full_check=True)
             except Exception as error:
                 raise InvalidResult(f"{precision}: {error}") from None
+        stage(f"simulate {precision}")
+        prepare(typed)
+    stage("simulate")
+    prepare(model, precision="fp16", accumulation="fp16", lowering=get_target("tensorrt-8.6").lowering)
 
 
 def run_text(data: bytes, stage: Callable[[str], None], place: Path) -> None:

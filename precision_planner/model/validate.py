@@ -286,6 +286,8 @@ def _check_nodes(
     read: dict[str, str] = {}
     needs: list[set[str]] = []
     for position, node in enumerate(nodes):
+        if not node.output:
+            raise ModelError(f"node '{_shown(node.name)}' of type {node.op_type} in {where} makes nothing")
         for name in node.output:
             if not name:
                 continue

@@ -7,7 +7,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 from precision_planner.model import GraphIndex, Model, Scope, first_output
 from precision_planner.model.edit import set_nodes
 from precision_planner.numerics.rounding import Overflow
-from precision_planner.operators import is_exact, named, row_of
+from precision_planner.operators import domain_of, is_exact, named, row_of
 from precision_planner.simulation.plans import element_types
 from precision_planner.simulation.rounding import RoundingPlan, ValueKey, widen_tensor
 from precision_planner.simulation.schemas import LOW_TYPES
@@ -80,9 +80,11 @@ def _widen_node(
     attribute = None if row_of(node).converts else named(node, row_of(node).type_attribute)
     if attribute is not None and attribute.i in LOW_TYPES:
         attribute.i = TensorProto.FLOAT
-    if node.op_type in ("Constant", "Identity") or any(a.HasField("g") or a.graphs for a in node.attribute):
+    standard = not domain_of(node)
+    passed = standard and node.op_type in ("Constant", "Identity")
+    if passed or any(a.HasField("g") or a.graphs for a in node.attribute):
         return [node]
-    if node.op_type == "Cast":
+    if standard and node.op_type == "Cast":
         to = next(a for a in node.attribute if a.name == "to")
         if to.i not in LOW_TYPES:
             return [node]
