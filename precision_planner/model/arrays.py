@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import lzma
+import os
 import struct
 import tokenize
 import zipfile
@@ -246,7 +247,7 @@ def load_function(path: Path, name: str, error: type[Exception]) -> Callable[...
       name: the function in it.
       error: what to raise when it is missing or fails to import.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise error(f"the script {path} does not exist; give FILE.py or FILE.py:{name}")
     spec = importlib.util.spec_from_file_location(f"_planner_user_{path.stem}", path)
     assert spec is not None

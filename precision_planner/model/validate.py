@@ -103,6 +103,11 @@ def _check_opsets(proto: onnx.ModelProto) -> None:
             raise ModelError(f"it asks for opset {entry.version}, and onnx {onnx.__version__} knows 1 to {newest}")
         if not 0 <= entry.version < 2**31:
             raise ModelError(f"it asks for version {entry.version} of the domain '{_shown(entry.domain)}'")
+    for imported in (proto.opset_import, *(function.opset_import for function in proto.functions)):
+        asked: dict[str, int] = {}
+        for entry in imported:
+            if asked.setdefault(_domain(entry.domain), entry.version) != entry.version:
+                raise ModelError(f"it asks for two versions of the domain '{_shown(entry.domain)}'")
 
 
 def _check_texts(proto: onnx.ModelProto) -> None:
@@ -195,6 +200,14 @@ def _check_functions(proto: onnx.ModelProto) -> None:
     functions = {(_domain(function.domain), function.name): function for function in proto.functions}
     if not functions:
         return
+    taken = {(_domain(each.domain), each.name, each.overload): each for each in proto.functions}
+    for node in _every_node((proto.graph.node, *(function.node for function in proto.functions))):
+        called = taken.get((_domain(node.domain), node.op_type, node.overload))
+        if called is not None and (len(node.input) > len(called.input) or len(node.output) > len(called.output)):
+            raise ModelError(
+                f"{_node_name(node)} calls the function '{_shown(called.name)}' with {len(node.input)} inputs and "
+                f"{len(node.output)} outputs, and it has {len(called.input)} and {len(called.output)}"
+            )
     calls = {key: list(_called(function.node, functions)) for key, function in functions.items()}
     sizes: dict[tuple[str, str], int] = {}
     depths: dict[tuple[str, str], int] = {}
@@ -203,19 +216,19 @@ def _check_functions(proto: onnx.ModelProto) -> None:
         open_calls = {start}
         while stack:
             key, rest = stack[-1]
-            called = next(rest, None)
-            if called is None:
+            callee = next(rest, None)
+            if callee is None:
                 sizes[key] = min(
                     MAX_EXPANDED_NODES + 1, _count(functions[key].node) + sum(sizes[inner] for inner in calls[key])
                 )
                 depths[key] = 1 + max((depths[inner] for inner in calls[key]), default=0)
                 open_calls.discard(key)
                 stack.pop()
-            elif called in open_calls:
-                raise ModelError(f"the function '{_shown(called[1])}' calls itself")
-            elif called not in sizes:
-                open_calls.add(called)
-                stack.append((called, iter(calls[called])))
+            elif callee in open_calls:
+                raise ModelError(f"the function '{_shown(callee[1])}' calls itself")
+            elif callee not in sizes:
+                open_calls.add(callee)
+                stack.append((callee, iter(calls[callee])))
     main = list(_called(proto.graph.node, functions))
     if sum(sizes[key] for key in main) > MAX_EXPANDED_NODES:
         raise ModelError(f"its functions make more than {MAX_EXPANDED_NODES} nodes when they are written out")
@@ -231,6 +244,13 @@ def _called(nodes: Iterable[NodeProto], functions: Mapping[tuple[str, str], Any]
         for attribute in node.attribute:
             for body in bodies(attribute):
                 yield from _called(body.node, functions)
+
+
+def _every_node(lists: Iterable[Iterable[NodeProto]]) -> Iterator[NodeProto]:
+    for nodes in lists:
+        for node in nodes:
+            yield node
+            yield from _every_node(body.node for attribute in node.attribute for body in bodies(attribute))
 
 
 def _count(nodes: Iterable[NodeProto]) -> int:

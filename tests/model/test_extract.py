@@ -67,14 +67,16 @@ def test_names_that_numpy_keeps_for_itself(tmp_path: Path) -> None:
 
 
 def test_strings_and_paths_with_spaces_reproduce(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However narrow the terminal is: the command goes on behind a backslash."""
     nodes = [helper.make_node("Identity", ["s"], ["t"], "pass"), helper.make_node("Neg", ["w"], ["y"], "negate")]
     model = save(tmp_path / "m.onnx", nodes, {"s": STRING, "t": STRING, "y": FLOAT}, ["t", "y"])
     np.savez(tmp_path / "in.npz", s=np.array(["a", "b", "ß"]))
     cut = tmp_path / "a cut.onnx"
     arguments = ["--inputs", str(tmp_path / "in.npz"), "-o", str(cut)]
     assert main(["extract", str(model), "--around", "pass", "--around", "negate", *arguments]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("reproduce: "))
-    assert main(shlex.split(line.removeprefix("reproduce: planner "))) == 0
+    printed = capsys.readouterr().out
+    command = printed[printed.index("reproduce: planner ") :].replace("\\\n", "")
+    assert main(shlex.split(command.removeprefix("reproduce: planner "))) == 0
 
 
 def test_a_function_is_cut_out_by_the_node_that_calls_it(tmp_path: Path) -> None:
