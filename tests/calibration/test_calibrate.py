@@ -139,3 +139,75 @@ def test_an_accumulator_of_zeros() -> None:
     counts.add(np.zeros(5, np.float32))
     found = counts.range()
     assert (found.amax, found.amin, found.headroom()) == (0, None, float("inf"))
+
+
+def masked(factor: float, twice: bool = True) -> Model:
+    """y = x + (m * factor) * 2, once more doubled where `twice`."""
+    nodes = [
+        helper.make_node("Mul", ["m", "factor"], ["mask"]),
+        helper.make_node("Add", ["mask", "mask"], ["sum"], "doubling"),
+        helper.make_node("Add", ["sum", "sum"] if twice else ["sum", "x"], ["more"], "more"),
+        helper.make_node("Add", ["x", "more"], ["y"], "last"),
+    ]
+    return Model.load(
+        model(nodes, {"x": (FLOAT, [2]), "m": (FLOAT, [2])}, {"y": (FLOAT, [2])}, {"factor": np.float32(factor)})
+    )
+
+
+FEEDS = {"x": np.array([1, 2], np.float32), "m": np.array([0, 1], np.float32)}
+
+
+@pytest.mark.parametrize("factor", [-3.4e38, -2e38])
+def test_infinity_that_masks_make_is_meant(factor: float) -> None:
+    """-3.4e38 and what is made of it are masks: two of them are -inf, and so is what follows."""
+    found = calibrate(masked(factor), FEEDS)
+    assert found[(), "mask"].amax == np.float32(-factor)
+    assert found[(), "y"].amax == 1, "infinities are no magnitude"
+
+
+def test_infinity_that_no_mask_explains_is_an_error() -> None:
+    source = model(
+        [helper.make_node("Exp", ["x"], ["e"], "grows"), helper.make_node("Mul", ["e", "e"], ["y"], "square")],
+        {"x": (FLOAT, [1])},
+        {"y": (FLOAT, [1])},
+        {},
+    )
+    assert calibrate(Model.load(source), {"x": np.array([40], np.float32)})[(), "y"].amax > 1e34
+    with pytest.raises(CalibrationError, match=r"infinity at square \(Mul\)"):
+        calibrate(Model.load(source), {"x": np.array([80], np.float32)})
+
+
+def test_what_is_suspect_stays_so_behind_a_mask() -> None:
+    source = model(
+        [
+            helper.make_node("Reciprocal", ["x"], ["bad"], "bad"),
+            helper.make_node("Add", ["bad", "low"], ["y"], "masked"),
+        ],
+        {"x": (FLOAT, [1])},
+        {"y": (FLOAT, [1])},
+        {"low": np.float32(-3e38)},
+    )
+    with pytest.raises(CalibrationError, match=r"infinity at bad \(Reciprocal\)"):
+        calibrate(Model.load(source), {"x": np.zeros(1, np.float32)})
+
+
+@pytest.mark.parametrize(("factor", "x", "meant"), [(-3e38, 10.0, True), (1e30, 1e10, False)])
+def test_a_constant_as_large_as_a_mask_explains_an_infinity(factor: float, x: float, meant: bool) -> None:
+    node = helper.make_node("Mul", ["x", "c"], ["y"], "product")
+    source = Model.load(model([node], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])}, {"c": np.float32(factor)}))
+    feeds = {"x": np.array([x], np.float32)}
+    if meant:
+        assert calibrate(source, feeds)[(), "y"].elements == 0
+    else:
+        with pytest.raises(CalibrationError, match="infinity at product"):
+            calibrate(source, feeds)
+
+
+def test_an_empty_constant_explains_none() -> None:
+    nodes = [
+        helper.make_node("Concat", ["x", "none"], ["all"], axis=0),
+        helper.make_node("Reciprocal", ["all"], ["y"], "bad"),
+    ]
+    source = model(nodes, {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])}, {"none": np.zeros(0, np.float32)})
+    with pytest.raises(CalibrationError, match="infinity at bad"):
+        calibrate(Model.load(source), {"x": np.zeros(1, np.float32)})

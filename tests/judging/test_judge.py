@@ -240,3 +240,10 @@ def test_the_user_can_say_which_output_holds_boxes() -> None:
     assert not judge([ours], [theirs], parse_tolerances(["boxes:max_abs=1"])).passed
     assert judge([ours], [theirs], parse_tolerances(["boxes:max_abs=1", "boxes:missed=0"])).passed
     assert not judge([{"y": REFERENCE}], [{"y": REFERENCE}], parse_tolerances(["y:missed=0"])).passed, "no boxes there"
+
+
+def test_boxes_where_there_were_none_are_counted() -> None:
+    ours = box_outputs(3)
+    nothing = {name: value[:0] for name, value in ours.items()}
+    found = judge([nothing], [ours], parse_tolerances(["boxes:extra=2"]), evidence=BOXES)
+    assert [(failure.metric, failure.value) for failure in found.failures] == [("extra", 3)]

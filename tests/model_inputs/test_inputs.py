@@ -15,9 +15,10 @@ from examples.bert_classifier import PRESETS, build_bert_classifier
 from precision_planner.errors import InputsError
 from precision_planner.model import Model
 from precision_planner.model.arrays import read_polygraphy
+from precision_planner.model.input_roles import Role
 from precision_planner.model.inputs import cast_batch, input_specs, load_inputs
 from precision_planner.model.session import Session
-from precision_planner.model.synthesis import real_tokens, synthesise
+from precision_planner.model.synthesis import Sizes, _values, real_tokens, synthesise
 from tests.simulation.models import FLOAT, FLOAT16, INT64, model
 
 INT32, BOOL, STRING, UINT8, DOUBLE = (
@@ -311,3 +312,31 @@ def test_tails_of_every_rank() -> None:
     wide = real_tokens((4, 1, 24, 24))
     assert wide.shape == (4, 1, 24, 24)
     np.testing.assert_array_equal(wide[3, 0].sum(axis=1), np.full(24, 18))
+
+
+def test_the_tail_of_padding_grows_by_a_twelfth_over_four_rows() -> None:
+    rows = real_tokens((6, 24))
+    lengths = [24, 22, 20, 18, 24, 22]
+    np.testing.assert_array_equal(rows, [[at < length for at in range(24)] for length in lengths])
+    assert rows.sum(axis=1).min() == 24 * 3 // 4, "a quarter at most"
+    assert real_tokens((24,)).all()
+    assert real_tokens((4, 1)).all(), "no row is without a token"
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "whole"),
+    [("positive", 0.5, 1.5, False), ("audio", -1.0, 1.0, False), ("integer", 0, 1, True), ("float", -4.0, 4.0, False)],
+)
+def test_made_up_values_fill_the_range_of_their_kind(kind: str, low: float, high: float, whole: bool) -> None:
+    values = _values(Role(kind), (40, 500), Sizes("", 1, 8, 0, 32, 8), np.random.default_rng(0))
+    assert values.shape == (40, 500)
+    assert low <= values.min()
+    assert values.max() <= high
+    assert (values == np.round(values)).all() == whole
+    if kind == "audio":  # as loud as speech, not as loud as can be
+        assert abs(values.std() - 0.1) < 0.01
+    elif kind == "float":
+        assert abs(values.std() - 1.0) < 0.02
+    else:
+        assert values.min() - low < 1e-3
+        assert high - values.max() < 1e-3

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import precision_planner as pp
 from precision_planner.cli.main import main
 from precision_planner.compat import VerdictWarning, convert_to_mixed_precision
-from precision_planner.errors import ConversionError, ModelError
+from precision_planner.errors import ConversionError, ModelError, TargetError
 
 FLOAT = TensorProto.FLOAT
 INFO = helper.make_tensor_value_info
@@ -34,7 +34,8 @@ def squares(scale: float) -> onnx.ModelProto:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "400")  # a long name of a folder breaks no line
     onnx.save(squares(1.0), tmp_path / "fine.onnx")
     onnx.save(squares(6e4), tmp_path / "loud.onnx")
     np.savez(tmp_path / "in.npz", x=np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32))
@@ -133,3 +134,11 @@ def test_what_the_checker_refuses_is_an_error_everywhere(monkeypatch: pytest.Mon
         pp.rewrite(squares(1.0), inputs=x)
     with pytest.raises(ConversionError, match="is refused"):
         pp.plan(squares(1.0), inputs=x)
+
+
+def test_a_typed_graph_is_for_targets_that_take_its_types_alone() -> None:
+    model = squares(300.0)
+    for target in ("tensorrt-8.6", "tensorrt-10"):
+        with pytest.raises(TargetError, match=f"{target} is weakly typed"):
+            pp.rewrite(model, target=target)
+    assert pp.rewrite(model, target="tensorrt-11").verdict is not None

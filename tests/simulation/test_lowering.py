@@ -45,6 +45,10 @@ def lp_normalization(x, kind):
     return low(x / np.where(norm == 0, 1, norm), kind)
 
 
+def lp_normalization_of_magnitudes(x, kind):
+    return low(x / low(np.abs(x).sum(-1, keepdims=True), kind), kind)
+
+
 def softmax_log(x, kind):
     e = np.exp(x - x.max(-1, keepdims=True))
     return low(np.log(low(e / e.sum(-1, keepdims=True), kind)), kind)
@@ -78,6 +82,8 @@ CASES: list[tuple[str, Form, str, Callable]] = [
     ("ReduceLogSumExp<axes=[-1], keepdims=1>(x)", "exp_sum_log", "17", exp_sum_log),
     ("LpNormalization<axis=-1, p=2>(x)", "lp_normalization", "17", lp_normalization),
     ("LpNormalization<axis=-1, p=2>(x)", "lp_normalization", "12", lp_normalization),
+    ("LpNormalization(x)", "lp_normalization", "17", lp_normalization),
+    ("LpNormalization<p=1>(x)", "lp_normalization", "17", lp_normalization_of_magnitudes),
     ("GlobalLpPool<p=3>(x)", "powers_root", "17", powers_root),
     ("LogSoftmax<axis=-1>(x)", "softmax_log", "17", softmax_log),
     ("CumSum(x, axis)", "running_sum", "17", running_sum),

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from precision_planner.model import GraphIndex, Model, NodeId
-from precision_planner.transforms.repairs import RepairRequest, apply_repairs
+from precision_planner.model import GraphIndex, Model, NodeId, infer_types
+from precision_planner.transforms.repairs import RepairRequest, Site, apply_repairs, finite_mask
 
 HEAD = '<ir_version: 10, opset_import: ["" : 17]> case (float[N, 4] x, bool b) => (float[N] y, float[N, 4] z)'
 DIVIDED = f"""{HEAD} <float n = {{5}}, float x_divided_1_by = {{7}}> {{
@@ -45,3 +45,15 @@ def test_a_name_that_the_model_has_is_not_taken(repair: str, text: str, values: 
     assert len(set(names)) == len(names)
     for found, wanted in zip(ReferenceEvaluator(proto).run(None, feeds), right, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_mask_repair_passes_over_a_node_that_another_repair_took() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 17]> case (float[1, 4] x, bool[1, 4] m) => (float[1, 4] y)
+      <float low = {-1e9}, float zero = {0}> { a = Where(m, zero, low)  s = Add(x, a)  y = Softmax(s) }"""
+    model = Model.load(onnx.parser.parse_model(text))
+    gone, here = NodeId((), "no longer there"), NodeId((), "a")
+    index = GraphIndex(model.proto)
+    site = Site(model, index, infer_types(model, index), index.main, (gone, here))
+    edit = finite_mask.plan(site)
+    assert not isinstance(edit, str), edit
+    assert {name: float(value) for name, value in edit.replace.items()} == {"low": finite_mask.DEFAULT_MASK}
