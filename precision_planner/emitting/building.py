@@ -202,7 +202,7 @@ def apply_arguments(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
             raise EngineError(f"{word} would undo the plan, which has decided every precision; plan again instead")
         if word in _SETTINGS:
             value: Any = True if word in _FLAGS else _value(word, words)
-            build[_SETTINGS[word]] = int(value) if word == "--builder-optimization-level" else value
+            build[_SETTINGS[word]] = parse_level(value) if word == "--builder-optimization-level" else value
         elif word in ("--pool-limit", "--memory-pool-limit"):
             for entry in _values(words):
                 pool, _, size = entry.rpartition(":")
@@ -250,8 +250,15 @@ def parse_bytes(text: str) -> int:
     unit = units.get(text[-1:].upper(), 1)
     try:
         return int(float(text[:-1] if unit > 1 else text) * unit)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or infinity
         raise EngineError(f"the size {text!r} cannot be read; write 4G, 512M or bytes") from None
+
+
+def parse_level(text: str) -> int:
+    """The builder's optimization level, 0 to 5."""
+    if text not in tuple("012345"):
+        raise EngineError(f"the optimization level {text!r} cannot be read; write 0 to 5")
+    return int(text)
 
 
 def _split_equals(word: str) -> list[str]:

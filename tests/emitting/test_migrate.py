@@ -311,6 +311,10 @@ class TestScript:
         ("trtexec --onnx=m.onnx --minShapes=x", "cannot be read; write NAME:1x3"),
         ("trtexec --onnx=m.onnx --layerPrecisions", "needs a value"),
         ("trtexec --onnx='m.onnx", "cannot be read as a command"),
+        ("trtexec --onnx=m.onnx --builderOptimizationLevel=x:1x3", "optimization level 'x:1x3' cannot be read"),
+        ("trtexec --onnx=m.onnx --memPoolSize=workspace:inf", "size 'inf' cannot be read"),
+        ("polygraphy convert m.onnx --builder-optimization-level", "needs a value"),
+        ("polygraphy convert m.onnx --load-timing-cache", "needs a value"),
         ("polygraphy run m.onnx --trt-npps gone.py", "names the script gone.py, which is not here"),
     ],
 )

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from precision_planner.emitting.building import parse_bytes, parse_shape
+from precision_planner.emitting.building import parse_bytes, parse_level, parse_shape
 from precision_planner.emitting.migrate.recipe import (
     Clause,
     Recipe,
@@ -185,7 +185,7 @@ _TRTEXEC: dict[str, Callable[[dict[str, Any], str], None]] = {
     "shapes": _static_shapes,
     "workspace": lambda state, value: _pool(state, f"workspace:{value}"),
     "memPoolSize": _pool,
-    "builderOptimizationLevel": _setting("optimization_level", int),
+    "builderOptimizationLevel": _setting("optimization_level", parse_level),
     "hardwareCompatibilityLevel": _capability,
     "timingCacheFile": _setting("timing_cache"),
     "plugins": _plugins,
@@ -292,13 +292,16 @@ def _read_polygraphy_flag(state: dict[str, Any], word: str, values: list[str], n
             if pool in ("", "workspace"):
                 state["settings"]["workspace_bytes"] = parse_bytes(size)
     elif word == "--builder-optimization-level":
-        state["settings"]["optimization_level"] = int(values[0])
+        state["settings"]["optimization_level"] = parse_level(_first(word, values))
     elif word == "--version-compatible":
         state["settings"]["version_compatible"] = True
     elif word == "--hardware-compatibility-level":
-        state["settings"]["hardware_compatible"] = values[0].lower() in ("ampere_plus", "ampere+") or values[0]
+        state["settings"]["hardware_compatible"] = (level := _first(word, values)).lower() in (
+            "ampere_plus",
+            "ampere+",
+        ) or level
     elif word in ("--load-timing-cache", "--save-timing-cache"):
-        state["settings"]["timing_cache"] = values[0]
+        state["settings"]["timing_cache"] = _first(word, values)
     elif word == "--plugins":
         state["settings"].setdefault("plugins", []).extend(values)
     elif word in _SCRIPT_OPTIONS:
@@ -309,6 +312,12 @@ def _read_polygraphy_flag(state: dict[str, Any], word: str, values: list[str], n
     else:
         return False
     return True
+
+
+def _first(word: str, values: list[str]) -> str:
+    if not values:
+        raise EngineError(f"{word} needs a value")
+    return values[0]
 
 
 def _layer_precision(value: str) -> RecipeConstraint:

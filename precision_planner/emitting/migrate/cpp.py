@@ -166,19 +166,24 @@ def _file(given: str, strings: dict[str, str]) -> str:
 
 
 def _number(text: str) -> int | None:
-    """`1U << 30`, `1ULL << 30`, `2 * 1024 * 1024`, `1_GiB`, `1 << 30`."""
-    unit = re.fullmatch(r"\s*(\d+)_(KiB|MiB|GiB)\s*", text)
+    """`1U << 30`, `1ULL << 30`, `2 * 1024 * 1024`, `1_GiB`, `1 << 30`; None for what 64 bits do not hold, too."""
+    found = _product(text)
+    return found if found is not None and found < 1 << 64 else None
+
+
+def _product(text: str) -> int | None:
+    unit = re.fullmatch(r"\s*([0-9]{1,19})_(KiB|MiB|GiB)\s*", text)
     if unit:
         return int(unit.group(1)) << {"KiB": 10, "MiB": 20, "GiB": 30}[unit.group(2)]
     plain = re.sub(r"\(?\s*(?:static_cast<\w+>|std::size_t|size_t)\s*\)?", "", text)
     plain = re.sub(r"(?<=\d)(?:ULL|UL|LL|U|L)\b", "", plain, flags=re.IGNORECASE).strip()
-    shift = re.fullmatch(r"\(?(\d+)\)?\s*<<\s*\(?(\d+)\)?", plain)
+    shift = re.fullmatch(r"\(?([0-9]{1,19})\)?\s*<<\s*\(?([0-9]{1,2})\)?", plain)
     if shift:
         return int(shift.group(1)) << int(shift.group(2))
     product = 1
     for part in plain.split("*"):
         number = part.strip(" ()")
-        if not number.isdigit():
+        if not re.fullmatch(r"[0-9]{1,19}", number) or product >= 1 << 64:
             return None
         product *= int(number)
     return product

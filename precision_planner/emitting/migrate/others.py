@@ -37,7 +37,7 @@ def read_yolo(words: Sequence[str]) -> Recipe:
     command = shlex.join(["yolo", "export", *(kept or [f"model={model}"]), "format=onnx"])
     settings: dict[str, Any] = {"before": [(command, "the graph in FP32; half=True here would round it unchecked")]}
     workspace = given.get("workspace", "")
-    if re.fullmatch(r"\d+(\.\d+)?", workspace):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", workspace):
         settings["workspace_bytes"] = int(float(workspace) * 2**30)
     engine = str(PurePath(model).with_suffix(".engine"))
     return Recipe("yolo", shlex.join(("yolo", *words)), exported, engine, frozenset(low), settings=settings)
@@ -55,7 +55,7 @@ def read_triton(text: str, name: str) -> Recipe:
         raise EngineError(f"{name} asks for no precision (precision_mode, trt_fp16_enable); nothing to migrate")
     low = frozenset({mode.lower()} & {"fp16", "bf16", "int8"})
     settings: dict[str, Any] = {}
-    if found.get("max_workspace_size_bytes", "").isdigit():
+    if re.fullmatch(r"[0-9]{1,18}", found.get("max_workspace_size_bytes", "")):
         settings["workspace_bytes"] = int(found["max_workspace_size_bytes"])
     folder = PurePath(name).parent
     notes = (

@@ -11,6 +11,7 @@ is reported with its line, and its constraint is left to the user: nothing is gu
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -311,7 +312,7 @@ def _number(node: ast.expr, constants: dict[str, Any]) -> int | None:
     """`1 << 30`, `4 * 1024**3`, a name bound to a number."""
     if isinstance(node, ast.BinOp):
         left, right = _number(node.left, constants), _number(node.right, constants)
-        if left is None or right is None:
+        if left is None or right is None or abs(left) >= 1 << 64:
             return None
         match node.op:
             case ast.LShift():
@@ -324,7 +325,9 @@ def _number(node: ast.expr, constants: dict[str, Any]) -> int | None:
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "int" and len(node.args) == 1:
         return _number(node.args[0], constants)
     value = _literal(node, constants)
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return int(value)
 
 
 def _literal(node: ast.expr, constants: dict[str, Any]) -> Any:

@@ -200,7 +200,7 @@ def _by_name(entry: RecipeConstraint) -> bool:
 
 
 def _version(text: str) -> tuple[int, int]:
-    parts = re.findall(r"\d+", text)
+    parts = re.findall(r"[0-9]{1,9}", text)
     if not parts:
         raise EngineError(f"the TensorRT version {text!r} cannot be read; write 8.6 or 10.3")
     return int(parts[0]), int(parts[1]) if len(parts) > 1 else 0
