@@ -115,7 +115,11 @@ class Analysis:
             "target": self.target,
             "inputs": None
             if self.inputs is None
-            else {"source": self.inputs.source, "synthesized": self.inputs.synthesised},
+            else {
+                "source": self.inputs.source,
+                "synthesized": self.inputs.synthesised,
+                "unseen_bodies": {"/".join(path): why for path, why in sorted(self.evidence.unseen.items())},
+            },
             "normalizations": [norm.to_dict() for norm in self.normalizations],
             "near_misses": [norm.to_dict() for norm in self.near_misses],
             "weights": self.weights.to_dict(),

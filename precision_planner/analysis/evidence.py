@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from precision_planner.analysis.weights import Weights, weights_census
 from precision_planner.errors import PlanError
@@ -11,8 +12,11 @@ from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.model.inputs import Inputs
 from precision_planner.patterns import find_patterns
 from precision_planner.rules import Evidence
-from precision_planner.rules.facts.evidence import DEFAULT_HEADROOM, RangeLike, ValueKey
+from precision_planner.rules.facts.evidence import DEFAULT_HEADROOM
 from precision_planner.targets import DEFAULT_TARGET
+
+if TYPE_CHECKING:
+    from precision_planner.calibration import Calibration
 
 __all__ = ["collect_evidence", "measure"]
 
@@ -58,13 +62,15 @@ def measure(
     types = infer_types(model, index)
     matches = find_patterns(model, index=index, types=types)
     weights = weights_census(model, index, matches, precision=precision, progress=progress)
+    measured = _measured(model, inputs)
     evidence = Evidence(
         model,
         index,
         types,
         matches,
         weights.by_key(),
-        _ranges(model, inputs),
+        None if measured is None else measured.ranges,
+        unseen={} if measured is None else measured.unseen,
         synthesized=inputs is not None and inputs.synthesised,
         precision=precision,
         target=target,
@@ -73,9 +79,9 @@ def measure(
     return evidence, weights
 
 
-def _ranges(model: Model, inputs: Inputs | None) -> Mapping[ValueKey, RangeLike] | None:
+def _measured(model: Model, inputs: Inputs | None) -> Calibration | None:
     if inputs is None:
         return None
-    from precision_planner.calibration import calibrate
+    from precision_planner import calibration
 
-    return calibrate(model, inputs)
+    return calibration.measure(model, inputs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
+from precision_planner.calibration.bodies import Bodies, Path, holders
 from precision_planner.calibration.ranges import Accumulator, ActivationRange
 from precision_planner.errors import CalibrationError, InputsError, ModelError
 from precision_planner.model import GraphIndex, Model, display_name
@@ -33,20 +34,35 @@ _MEAN_FREE = frozenset({"layer", "instance", "group"})
 _SQUARING = _MEAN_FREE | {"rms", "lp"}
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured.
+
+    Attributes:
+      ranges: (scope path, value) -> range; inputs of the model and of bodies included.
+      unseen: path of a body in which nothing was measured -> why; a branch that was never taken is `NOT_RUN`.
+    """
+
+    ranges: Mapping[ValueKey, ActivationRange]
+    unseen: Mapping[Path, str]
+
+
 def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRange]:
-    """Measure the range of every float value of the main graph.
+    """The ranges that `measure` finds."""
+    return dict(measure(model, inputs).ranges)
+
+
+def measure(model: Model, inputs: Any = None) -> Calibration:
+    """Measure the range of every float value, those inside the bodies of If, Loop and Scan included.
 
     Integer and boolean tensors are no magnitudes and are left out. Memory does not grow with the number of batches:
-    the model runs block by block, and of each value only counts are kept. Inside bodies (If, Loop, Scan) nothing can
-    be fetched. The squares inside native normalizations are derived from what they read, and are found under the
+    the model runs block by block, and of each value only counts are kept. Inside bodies they are those of every
+    iteration. The squares inside native normalizations are derived from what they read, and are found under the
     result's name with `SQUARES` behind it.
 
     Args:
       model: in FP32.
       inputs: batches; see `load_inputs`. None synthesises them, and marks every range so.
-
-    Returns:
-      (scope path, value) -> range; inputs of the model included.
 
     Raises:
       CalibrationError: the FP32 model itself answers NaN or infinity; the message names the first node that made one.
@@ -56,16 +72,16 @@ def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRang
     batches = inputs if isinstance(inputs, Inputs) else load_inputs(inputs, model)
     runnable = inline_functions(model)
     wanted = fetchable(runnable)
-    made = _Gathered(runnable, batches.synthesised)
+    index = GraphIndex(runnable.proto)
+    made = _Gathered(runnable, index, batches.synthesised)
     count = 0
     skipped = ""
-    with BlockChain(runnable, wanted) as chain:
+    with BlockChain(runnable, wanted) as chain, Bodies(runnable, index, made.take) as bodies:
         for number, batch in enumerate(batches):
             label = batches.labels[number] if number < len(batches.labels) else f"batch {number}"
             made.start(label, batch)
             try:
-                for name, value in chain.run(batch):
-                    made.take(name, value)
+                bodies.look(index.main, chain.run(batch), batch, frozenset())
             except ModelError as error:
                 # a made-up length that the model cannot take says nothing about it
                 if not batches.synthesised:
@@ -78,34 +94,34 @@ def calibrate(model: Model, inputs: Any = None) -> dict[ValueKey, ActivationRang
         raise InputsError(
             f"no batch could be run ({skipped or 'there was none'}); give --inputs or --input-shapes that it takes"
         )
-    return made.ranges()
+    return Calibration(made.ranges(), bodies.unseen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Norm:
     """A native normalization that reads a value: the squares of what are the squares inside it."""
 
-    output: str
+    output: ValueKey
     axis: int
     mean_free: bool
 
 
 class _Gathered:
-    def __init__(self, model: Model, synthesised: bool) -> None:
+    def __init__(self, model: Model, index: GraphIndex, synthesised: bool) -> None:
         self._synthesised = synthesised
-        self._index = GraphIndex(model.proto)
+        self._index = index
         self._model = model
         self._flow = Flow(self._index)
-        self._found: dict[str, Accumulator] = {}
-        self._squares: dict[str, tuple[str, Accumulator]] = {}
-        self._norms: dict[str, list[_Norm]] = {}
-        for node in self._index.main.nodes:
-            norm = _norm_of(node)
+        self._found: dict[ValueKey, Accumulator] = {}
+        self._squares: dict[ValueKey, tuple[str, Accumulator]] = {}
+        self._norms: dict[ValueKey, list[_Norm]] = {}
+        for scope, _, node in index.nodes():
+            norm = _norm_of(scope, node)
             if norm is not None:
-                self._norms.setdefault(node.input[0], []).append(norm)
-        self._outputs = frozenset(self._index.main.outputs)
-        self._marked: set[str] = set()
-        self._suspect: set[str] = set()
+                self._norms.setdefault(self._key(scope, node.input[0]), []).append(norm)
+        self._bodies = holders(index)
+        self._marked: set[ValueKey] = set()
+        self._suspect: set[ValueKey] = set()
         self._first = ""
         self._shown = False
         self._label = ""
@@ -120,14 +136,14 @@ class _Gathered:
                 wide = value.astype(np.float32)
                 if not np.isfinite(wide).all():
                     if self._is_mask(name, wide):
-                        self._marked.add(name)
-                        self._count(name, np.where(np.isfinite(wide), wide, np.float32(0)))
+                        self._marked.add(((), name))
+                        self._count(((), name), np.where(np.isfinite(wide), wide, np.float32(0)))
                         continue
                     raise CalibrationError(
                         f"input '{name}' ({label}) holds NaN or infinity; give finite inputs, which ranges can be "
                         "measured on"
                     )
-                self._count(name, value)
+                self._count(((), name), value)
 
     def _is_mask(self, name: str, value: np.ndarray) -> bool:
         """Whether all that is not finite in an input is -inf, and all that it does is to mask a softmax."""
@@ -139,12 +155,15 @@ class _Gathered:
     def _constant(self, scope: Scope, name: str) -> np.ndarray | None:
         return self._index.constant(scope, name, self._model, 1 << 20)
 
-    def take(self, name: str, value: Any) -> None:
+    def take(self, scope: Scope, name: str, value: Any) -> None:
         """Take in one value of the batch."""
         if not isinstance(value, np.ndarray) or not _is_float(value):
             return
-        self._check(name, value)
-        self._count(name, value)
+        self._check(scope, name, value)
+        self._count((scope.path, name), value)
+
+    def _key(self, scope: Scope, name: str) -> ValueKey:
+        return ((self._index.resolve(scope, name) or scope).path, name)
 
     def finish(self) -> None:
         """End a batch: what is not finite, and not meant to be, must not reach an output."""
@@ -156,28 +175,28 @@ class _Gathered:
 
     def ranges(self) -> dict[ValueKey, ActivationRange]:
         """Everything measured, and what is derived from it."""
-        found: dict[ValueKey, ActivationRange] = {
-            ((), name): counts.range("", self._synthesised) for name, counts in self._found.items()
-        }
-        for name, (how, counts) in self._squares.items():
-            found[(), name] = counts.range(how, self._synthesised)
+        found = {key: counts.range("", self._synthesised) for key, counts in self._found.items()}
+        for (path, name), (how, counts) in self._squares.items():
+            found[path, name + SQUARES] = counts.range(how, self._synthesised)
         return found
 
-    def _count(self, name: str, value: np.ndarray) -> None:
+    def _count(self, key: ValueKey, value: np.ndarray) -> None:
         if value.size:
-            self._found.setdefault(name, Accumulator()).add(value)
-            for norm in self._norms.get(name, ()):
+            self._found.setdefault(key, Accumulator()).add(value)
+            for norm in self._norms.get(key, ()):
                 how = "squares of the centered input" if norm.mean_free else "squares of the input"
-                counts = self._squares.setdefault(norm.output + SQUARES, (how, Accumulator()))[1]
+                counts = self._squares.setdefault(norm.output, (how, Accumulator()))[1]
                 counts.add(_squares(value, norm))
 
-    def _check(self, name: str, value: np.ndarray) -> None:
+    def _check(self, scope: Scope, name: str, value: np.ndarray) -> None:
         """Note NaN, and infinity that no infinite or mask-sized constant explains."""
         low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if np.isfinite(low) and np.isfinite(high):
             return
-        node = self._index.main.producer_node(name)
-        reads: Sequence[str] = () if node is None else list(node.input)
+        node = scope.producer_node(name)
+        reads = [] if node is None else [self._key(scope, read) for read in node.input if read]
+        inside = self._bodies.get(id(node), ())
+        reads += [self._key(body, result) for body in inside for result in body.outputs]
         infinite = not (np.isnan(low) or np.isnan(high))
         suspect = not self._suspect.isdisjoint(reads)
         if (
@@ -185,34 +204,34 @@ class _Gathered:
             and not suspect
             and (node is None or any(self._may_be_infinite(read) for read in reads) or _holds_infinity(node))
         ):
-            self._marked.add(name)
+            self._marked.add((scope.path, name))
             return
         what = "infinity" if infinite else "NaN"
         who = name if node is None else f"{display_name(node)} ({node.op_type})"
         self._first = self._first or f"{what} at {who}"
-        self._shown = self._shown or name in self._outputs
-        self._suspect.add(name)
+        self._shown = self._shown or (not scope.path and scope.is_output(name))
+        self._suspect.add((scope.path, name))
 
-    def _may_be_infinite(self, name: str) -> bool:
-        if name in self._marked:
+    def _may_be_infinite(self, key: ValueKey) -> bool:
+        if key in self._marked:
             return True
-        counts = self._found.get(name)
+        counts = self._found.get(key)
         if counts is not None:
             return counts.amax >= MASK_MAGNITUDE
-        constant = self._index.constant(self._index.main, name, self._model, 1 << 20) if name else None
+        constant = self._index.constant(self._index.by_path[key[0]], key[1], self._model, 1 << 20)
         if constant is None or not constant.size or constant.dtype.kind not in "fV":
             return False
         return float(np.abs(constant.astype(np.float64)).max()) >= MASK_MAGNITUDE
 
 
-def _norm_of(node: NodeProto) -> _Norm | None:
+def _norm_of(scope: Scope, node: NodeProto) -> _Norm | None:
     row = row_of(node)
     if not node.output or not node.input or row.normalizes not in _SQUARING or 0 in row.indices:
         return None
     axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
     if row.normalizes in ("instance", "group"):
         axis = 2
-    return _Norm(node.output[0], axis, row.normalizes in _MEAN_FREE)
+    return _Norm((scope.path, node.output[0]), axis, row.normalizes in _MEAN_FREE)
 
 
 def _squares(value: np.ndarray, norm: _Norm) -> np.ndarray:

@@ -207,6 +207,7 @@ def finish(
             "synthesized": data.synthesised,
             "batches": len(ground.golden),
             "not_run": ground.obstacle or None,
+            "unseen_bodies": {"/".join(path): why for path, why in sorted(choice.evidence.unseen.items())},
         },
         findings=tuple(finding.to_dict() for finding in choice.findings),
         refused=tuple(entry.to_dict() for entry in find_refused(built, aim.target, low)),

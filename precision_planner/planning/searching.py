@@ -19,7 +19,7 @@ from precision_planner.planning.search import (
     judge_draft,
 )
 from precision_planner.planning.variants import Draft
-from precision_planner.rules import RuleBook
+from precision_planner.rules import Evidence, RuleBook
 from precision_planner.targets import Target
 from precision_planner.typing import Decision
 
@@ -91,7 +91,8 @@ def search_draft(
             target.margin,
         ),
         references=ground.references,
-        fixed=frozenset(node for node, decision in subject.base.items() if _is_users(decision)),
+        fixed=frozenset(node for node, decision in subject.base.items() if _is_users(decision))
+        | _unseen(subject.fused, draft.choice.evidence),
         guard=frozenset(node for node, decision in subject.base.items() if _guards(decision, draft.choice.rulebook)),
     )
     plans = [
@@ -119,6 +120,12 @@ def _subject(draft: Draft, request: Request) -> _Subject:
         aim.target.chains,
     )
     return _Subject(first.fused, base, setting)
+
+
+def _unseen(model: Model, evidence: Evidence) -> frozenset[NodeId]:
+    """The nodes of bodies that the data did not run: no simulation says what they need, so what rules say holds."""
+    index = GraphIndex(model.proto)
+    return frozenset(index.node_id(scope, at) for scope, at, _ in index.nodes() if not evidence.saw(scope.path))
 
 
 def _is_users(decision: Decision) -> bool:

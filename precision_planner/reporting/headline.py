@@ -10,7 +10,18 @@ from typing import Any
 
 from precision_planner.reporting.text import nothing_found
 
-__all__ = ["Headline", "analysis_headline", "measured_told", "next_command", "plan_headline", "severities_told"]
+__all__ = [
+    "Headline",
+    "analysis_headline",
+    "measured_told",
+    "next_command",
+    "plan_headline",
+    "severities_told",
+    "unseen_told",
+]
+
+UNSEEN = 3
+"""Bodies that are named in which nothing was measured; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +91,19 @@ def measured_told(data: Mapping[str, Any]) -> str:
         waiting = sum(1 for entry in data.get("undecided", ()) if entry.get("needs_data"))
         open_questions = f", so {waiting} questions of rules are open" if waiting else ""
         return f"no activation was measured{open_questions}: give --inputs"
+    told = f"activations measured on {inputs['source']}"
     if inputs.get("synthesized"):
-        return f"activations measured on {inputs['source']}: low confidence; give --inputs"
-    return f"activations measured on {inputs['source']}"
+        told += ": low confidence; give --inputs"
+    unseen = unseen_told(inputs)
+    return f"{told}; {unseen}" if unseen else told
+
+
+def unseen_told(inputs: Mapping[str, Any]) -> str:
+    """Which bodies (branches of If, Loop, Scan) were not measured, and why; '' where all were."""
+    unseen: Mapping[str, str] = inputs.get("unseen_bodies") or {}
+    return "; ".join(f"{body}: {why}" for body, why in list(unseen.items())[:UNSEEN]) + (
+        f"; and {len(unseen) - UNSEEN} more bodies" if len(unseen) > UNSEEN else ""
+    )
 
 
 def plan_headline(data: Mapping[str, Any]) -> Headline:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from precision_planner.reporting.headline import unseen_told
 from precision_planner.reporting.lanes import Kept, kept_regions, precision_word
 from precision_planner.reporting.lines import middle
 from precision_planner.reporting.numbers import number, share
@@ -55,6 +56,9 @@ def render_plan(data: Mapping[str, Any], console: Console, *, verbose: bool = Fa
         console.print(tf32, soft_wrap=True)
     if data["inputs"].get("synthesized"):
         console.print("measured on synthesized inputs, so with low confidence; give --inputs", soft_wrap=True)
+    unseen = unseen_told(data["inputs"])
+    if unseen:
+        console.print(f"{unseen}: rules alone decided there", soft_wrap=True)
 
 
 def _predicted(data: Mapping[str, Any], console: Console, verbose: bool) -> None:

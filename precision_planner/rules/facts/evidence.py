@@ -83,6 +83,9 @@ class FactSource(Protocol):
     def ranges(self) -> Mapping[ValueKey, RangeLike] | None:
         """The activations' ranges; None without calibration data."""
 
+    def saw(self, scope: tuple[str, ...]) -> bool:
+        """Whether anything was measured in a graph."""
+
     @property
     def synthesized(self) -> bool:
         """Whether the calibration data was made up."""
@@ -115,6 +118,7 @@ class Evidence:
       matches: every pattern found, near misses included.
       census: (scope path, tensor) -> statistics; None: no census was taken.
       ranges: (scope path, value) -> range in the FP32 model; None: no calibration data.
+      unseen: path of a body in which nothing was measured, though there is data -> why.
       synthesized: the calibration data was made up.
       precision: "fp16" or "bf16".
       target: the build target.
@@ -129,10 +133,16 @@ class Evidence:
     census: Mapping[ValueKey, TensorStats] | None = None
     ranges: Mapping[ValueKey, RangeLike] | None = None
     synthesized: bool = False
+    unseen: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     precision: str = "fp16"
     target: str = DEFAULT_TARGET
     headroom: float = DEFAULT_HEADROOM
     accumulation: str | None = None
+
+    def saw(self, scope: tuple[str, ...]) -> bool:
+        """Whether anything was measured in a graph: there is data, and on it no body around it was left out."""
+        around = (scope[:end] for end in range(1, len(scope) + 1))
+        return self.ranges is not None and not any(path in self.unseen for path in around)
 
     def __post_init__(self) -> None:
         if self.accumulation is None:

@@ -54,8 +54,8 @@ def accumulation(facts: ModelFacts, subject: Subject) -> FactValue:
 
 @subject_fact(*SUBJECTS, type="text")
 def data(facts: ModelFacts, subject: Subject) -> FactValue:
-    """Where the calibration data comes from: given, synthesized, or none."""
-    if facts.source.ranges is None:
+    """Where the calibration data comes from: given, synthesized, or none, as in a branch that it did not run."""
+    if not facts.source.saw(subject.scope.path):
         return "none"
     return "synthesized" if facts.source.synthesized else "given"
 
