@@ -241,6 +241,7 @@ class Metric:
       bound: whether a tolerance may name it.
       least, most: of a bound; None where there is no end.
       count: a number of things rather than a measure: an integer.
+      optional: some tensors have no value of it (None): integers have no KL divergence.
       shown: format of its value for people.
     """
 
@@ -254,6 +255,7 @@ class Metric:
     least: Optional[float] = 0.0
     most: Optional[float] = None
     count: bool = False
+    optional: bool = False
     shown: str = "%.3g"
 
     def __reduce__(self) -> Any:
@@ -338,9 +340,9 @@ METRICS: Mapping[str, Metric] = _known(
         merge="sum", count=True, shown="%d",
     ),
     Metric("sqnr_db", _sqnr_db, "signal to quantization noise", "high", "dB", shown="%.1f"),
-    Metric("kl", _kl_mean, "KL divergence of the rows, mean", unit="nats"),
-    Metric("kl_max", _kl_max, "KL divergence of the worst row", unit="nats"),
-    Metric("top5", _top5, "share of the five largest that stayed among them", "high", shown="%.4g"),
+    Metric("kl", _kl_mean, "KL divergence of the rows, mean", unit="nats", optional=True),
+    Metric("kl_max", _kl_max, "KL divergence of the worst row", unit="nats", optional=True),
+    Metric("top5", _top5, "share of the five largest that stayed among them", "high", optional=True, shown="%.4g"),
     Metric("rows", lambda p: int(p.agreement.size), "rows", merge="sum", count=True, shown="%d"),
     Metric(
         "flipped",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from precision_planner.judging import metrics
+from precision_planner.judging.metrics import METRICS, Pair
 from precision_planner.judging.quick import quick_metrics
 from precision_planner.judging.ulps import tensor_metrics, ulps
 
@@ -150,3 +151,13 @@ def test_other_types() -> None:
     assert tensor_metrics(np.float32(2), np.float32(3)).sad == 1
     with pytest.raises(ValueError, match="shapes differ"):
         metrics.sad(np.zeros(2), np.zeros(3))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_has_a_value_of_everything_or_says_that_it_is_optional(name: str) -> None:
+    record = METRICS[name]
+    halves = np.full((3, 8), 0.25, np.float16)
+    given = [halves, np.float32(1), np.zeros((0, 4), np.float32), np.arange(6), np.array(["a", "b"]), np.array([True])]
+    values = [record.of(Pair(np.asarray(x), np.asarray(x))) for x in given]
+    assert (None in values) is record.optional
+    assert values[0] is not None

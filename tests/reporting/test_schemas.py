@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ import numpy as np
 import onnx
 import pytest
 
+import precision_planner as pp
 from examples.bert_classifier import PRESETS, build_bert_classifier, sample_inputs
 from precision_planner.cli.main import main
+from precision_planner.judging.schema import metrics_schema
+from precision_planner.reporting import schemas as published
 from precision_planner.reporting.check import check_report, schema_of
 from precision_planner.reporting.html import KINDS, kind_of, render_html
 from tests.simulation.models import FLOAT, chain
+
+METRICS_OF_A_DIFF = metrics_schema()
+OUTPUT = {"classes", "detections", "dtype", "flipped_rows", "histogram", "mean", "percentiles", "problem", "shape"}
+"""What an output has besides its metrics."""
 
 OPEN = {"diff", "plan", "triton_repository", "triton_check", "triton_load"}
 """Kinds whose schemas leave parts open: what one's own metrics, a search or a server add."""
@@ -153,3 +161,28 @@ def test_a_wrong_key_or_type_is_refused():
     for wrong in ({"commands": [{"command": "x"}]}, {"unmatched": -1}, {"notes": [3]}):
         with pytest.raises(ValueError, match="a broken migration"):
             check_report({**good, **wrong})
+
+
+def test_a_diffs_schema_has_every_metric_as_its_record_has_it():
+    """Written from the records by `make update-goldens`."""
+    path = Path(published.__file__).parent / "diff.schema.json"
+    schema = json.loads(path.read_text())
+    output = schema["$defs"]["output"]
+    rest = {name: value for name, value in output["properties"].items() if name not in METRICS_OF_A_DIFF}
+    right = {**METRICS_OF_A_DIFF, **rest}
+    if os.environ.get("PLANNER_UPDATE_GOLDENS"):
+        output["properties"] = right
+        path.write_text(json.dumps(schema, indent=1) + "\n")
+    assert output["properties"] == right
+    assert set(rest) == OUTPUT
+
+
+def test_an_outputs_numbers_are_those_of_the_schema():
+    found = pp.diff({"y": np.ones((4, 8))}, {"y": np.full((4, 8), np.inf)}, tolerance="sad=1").to_dict()
+    (output,) = found["outputs"].values()
+    schema = schema_of("diff")["$defs"]["output"]
+    assert set(output) == set(schema["properties"])
+    check_report(found)
+    for name in METRICS_OF_A_DIFF:
+        with pytest.raises(ValueError, match=f"outputs/y/{name}"):
+            check_report({**found, "outputs": {"y": {**output, name: "much"}}})
