@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from precision_planner.diffing.result import OutputDiff
+from precision_planner.judging.differences import Pair
 from precision_planner.judging.judge import Judged
-from precision_planner.judging.metrics import Measured, Pair
+from precision_planner.judging.metrics import Measured
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "p100": 100.0}
 DECADES = range(-12, 7)

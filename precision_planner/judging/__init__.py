@@ -3,4 +3,4 @@
 `PLAN_FILES` go into plan folders as they are: what a plan was held to, its verify.py holds the engine to.
 """
 
-PLAN_FILES = ("__init__.py", "metrics.py", "detections.py", "judge.py", "verdict.py")
+PLAN_FILES = ("__init__.py", "differences.py", "metrics.py", "detections.py", "judge.py", "verdict.py")

@@ -17,13 +17,13 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 import numpy as np
 
 from .detections import Evidence, Matched, SetMatcher
+from .differences import Pair
 from .metrics import (
     BOUNDS,
     DETECTIONS,
     METRICS,
     Measured,
     Metric,
-    Pair,
     are_probabilities,
     json_number,
     measure,

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from precision_planner.judging.metrics import METRICS, Measured, Metric, Pair, measure
+from precision_planner.judging.differences import Pair
+from precision_planner.judging.metrics import METRICS, Measured, Metric, measure
 from precision_planner.numerics.formats import FP16, Format, get_format
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -99,6 +99,7 @@ def test_the_folder_is_complete_and_the_plan_reads_back(rtx_folder: Path) -> Non
         "golden/usual.outputs.npz",
         "judging/__init__.py",
         "judging/detections.py",
+        "judging/differences.py",
         "judging/judge.py",
         "judging/metrics.py",
         "judging/verdict.py",

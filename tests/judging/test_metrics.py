@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from precision_planner.judging import metrics
-from precision_planner.judging.metrics import METRICS, Pair
+from precision_planner.judging.differences import Pair
+from precision_planner.judging.metrics import METRICS
 from precision_planner.judging.quick import quick_metrics
 from precision_planner.judging.ulps import tensor_metrics, ulps
 
