@@ -6,27 +6,23 @@ Casts that stand in an FP32 graph it keeps, so that is where the rounding is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import (
     GraphIndex,
-    LazyPayload,
     Model,
-    Payload,
     Scope,
     WeightStoreBuilder,
     marker_key,
     numpy_dtype,
-    set_payload,
     stored_tensor,
 )
 from precision_planner.model.edit import set_items, set_nodes
-from precision_planner.model.tensors import clear_values
+from precision_planner.model.retype import map_payload
 from precision_planner.numerics.formats import FORMATS
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.simulation.accumulation import Product
@@ -250,43 +246,6 @@ def cast_pair(source: str, target: str, elem_type: int) -> list[NodeProto]:
         helper.make_node("Cast", [source], [low], name=f"{low}/to", to=elem_type),
         helper.make_node("Cast", [low], [target], name=f"{low}/from", to=TensorProto.FLOAT),
     ]
-
-
-def map_payload(
-    payload: Payload,
-    dtype: np.dtype[Any],
-    function: Callable[[np.ndarray], np.ndarray],
-    scale: float = 1.0,
-    identity: Hashable = None,
-) -> LazyPayload:
-    """A payload computed from another, element by element, while it is streamed.
-
-    Args:
-      payload: the source, whole elements in every chunk.
-      dtype: of the source.
-      function: an array of the source's elements -> an array of as many.
-      scale: bytes per source byte.
-      identity: see `LazyPayload`.
-    """
-
-    def produce() -> Iterator[np.ndarray]:
-        for chunk in payload.chunks():
-            yield function(np.frombuffer(chunk, np.uint8).view(dtype))
-
-    return LazyPayload(int(payload.nbytes * scale), produce, identity)
-
-
-def widen_tensor(tensor: TensorProto, model: Model, store: WeightStoreBuilder) -> None:
-    """Turn a FLOAT16 or BFLOAT16 tensor into FLOAT in place: exact."""
-    dtype = numpy_dtype(tensor.data_type)
-    key = marker_key(tensor)
-    if key is None:
-        array = model.array(tensor).astype(np.float32)
-        clear_values(tensor)
-        tensor.raw_data = np.ascontiguousarray(array).tobytes()
-    else:
-        set_payload(tensor, store.add(map_payload(model.weights[key], dtype, lambda x: x.astype(np.float32), 2.0)))
-    tensor.data_type = TensorProto.FLOAT
 
 
 def _inline(name: str, shape: tuple[int, ...], array: np.ndarray) -> TensorProto:

@@ -6,10 +6,11 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope, first_output
 from precision_planner.model.edit import set_nodes
+from precision_planner.model.retype import make_float
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.operators import domain_of, is_exact, named, row_of
 from precision_planner.simulation.plans import element_types
-from precision_planner.simulation.rounding import RoundingPlan, ValueKey, widen_tensor
+from precision_planner.simulation.rounding import RoundingPlan, ValueKey
 from precision_planner.simulation.schemas import LOW_TYPES
 
 
@@ -56,7 +57,7 @@ def widen(model: Model, weights: Overflow = "inf") -> tuple[Model, RoundingPlan]
         assert isinstance(graph, GraphProto)
         for tensor in graph.initializer:
             if tensor.data_type in LOW_TYPES:
-                widen_tensor(tensor, model, store)
+                make_float(tensor, model, store)
         for value in (*graph.input, *graph.output):
             _widen_value(value.type)
         del graph.value_info[:]
@@ -66,7 +67,7 @@ def widen(model: Model, weights: Overflow = "inf") -> tuple[Model, RoundingPlan]
                 tensors = ([attribute.t] if attribute.HasField("t") else []) + list(attribute.tensors)
                 for tensor in tensors:
                     if tensor.data_type in LOW_TYPES:
-                        widen_tensor(tensor, model, store)
+                        make_float(tensor, model, store)
             nodes.extend(_widen_node(node, scope, types, values))
         set_nodes(graph, nodes)
     stored = {key: kind for key, kind in types.items() if kind in LOW_TYPES}

@@ -5,27 +5,18 @@ Inputs and outputs keep their type, with a Cast behind and before them. Weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
-from precision_planner.model import (
-    GraphIndex,
-    LazyPayload,
-    Model,
-    Payload,
-    infer_types,
-    iter_tensors,
-    marker_key,
-    numpy_dtype,
-    stored_tensor,
-)
+from precision_planner.model import GraphIndex, Model, WeightStore, infer_types, iter_tensors
 from precision_planner.model.edit import set_nodes
 from precision_planner.model.names import FreshNames
+from precision_planner.model.retype import make_float
 from precision_planner.operators import row_of
 
-__all__ = ["is_all", "to_single"]
+__all__ = ["is_all", "make_single", "to_single"]
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -51,17 +42,6 @@ def to_single(model: Model, element: int = TensorProto.DOUBLE) -> Model:
     ):
         return model
     proto = model.edit()
-    store = model.weights
-    for site in iter_tensors(proto):
-        tensor = site.tensor
-        if tensor.data_type != element:
-            continue
-        key = marker_key(tensor)
-        if key is None:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
-        else:
-            store, narrowed = store.add(_converted(store[key], numpy_dtype(element)))
-            tensor.CopyFrom(stored_tensor(tensor.name, list(tensor.dims), TensorProto.FLOAT, narrowed))
     graph = proto.graph
     names = FreshNames.of(proto)
     renamed, front, back = dict[str, str](), list[NodeProto](), list[NodeProto]()
@@ -75,19 +55,41 @@ def to_single(model: Model, element: int = TensorProto.DOUBLE) -> Model:
     for value in graph.output:
         if value.name in renamed and value.name not in given:
             back.append(_cast(renamed[value.name], value.name, element))
-    _retype(graph.node, renamed, element)
-    for function in proto.functions:
-        _retype(function.node, {}, element)
+    weights = make_single(proto, model, frozenset({element}), renamed)
     set_nodes(graph, [*front, *graph.node, *back])
-    del graph.value_info[:]
-    return model.with_proto(proto, store)
+    return model.with_proto(proto, weights)
+
+
+def make_single(
+    proto: onnx.ModelProto, model: Model, elements: frozenset[int], renamed: Mapping[str, str] | None = None
+) -> WeightStore:
+    """Make FLOAT of float types, in place: of tensors, attributes, and values of bodies and functions.
+
+    The types of the model's own inputs and outputs are the caller's.
+
+    Args:
+      proto: a copy of the model's.
+      model: holds the weights.
+      elements: the types.
+      renamed: values of the main graph that are read and made under another name now.
+    """
+    store = model.weights.builder()
+    for site in iter_tensors(proto):
+        if site.tensor.data_type in elements:
+            make_float(site.tensor, model, store)
+    _retype(proto.graph.node, renamed or {}, elements)
+    for function in proto.functions:
+        _retype(function.node, {}, elements)
+        del function.value_info[:]
+    del proto.graph.value_info[:]
+    return store.build()
 
 
 def _cast(source: str, target: str, to: int) -> NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"{target}/cast", to=to)
 
 
-def _retype(nodes: Iterable[NodeProto], renamed: Mapping[str, str], element: int) -> None:
+def _retype(nodes: Iterable[NodeProto], renamed: Mapping[str, str], elements: frozenset[int]) -> None:
     """Name what follows the interface anew, and make FLOAT of a type in attributes and bodies."""
     for node in nodes:
         for names in (node.input, node.output):
@@ -95,32 +97,19 @@ def _retype(nodes: Iterable[NodeProto], renamed: Mapping[str, str], element: int
                 names[at] = renamed.get(name, name)
         for attribute in node.attribute:
             is_type = attribute.name == row_of(node).type_attribute and attribute.type == AttributeProto.INT
-            if is_type and attribute.i == element:
+            if is_type and attribute.i in elements:
                 attribute.i = TensorProto.FLOAT
             for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _retype_body(body, renamed, element)
+                _retype_body(body, renamed, elements)
 
 
-def _retype_body(body: GraphProto, renamed: Mapping[str, str], element: int) -> None:
+def _retype_body(body: GraphProto, renamed: Mapping[str, str], elements: frozenset[int]) -> None:
     own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
     own |= {name for node in body.node for name in node.output}
     outer = {old: new for old, new in renamed.items() if old not in own}
     for value in (*body.input, *body.output):
-        if value.type.tensor_type.elem_type == element:
+        if value.type.tensor_type.elem_type in elements:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
         value.name = outer.get(value.name, value.name)
     del body.value_info[:]
-    _retype(body.node, outer, element)
-
-
-def _converted(payload: Payload, dtype: np.dtype) -> LazyPayload:
-    def produce() -> Iterator[np.ndarray]:
-        left = b""
-        for chunk in payload.chunks():
-            data = left + bytes(chunk)
-            whole = len(data) // dtype.itemsize * dtype.itemsize
-            left = data[whole:]
-            with np.errstate(over="ignore"):
-                yield np.frombuffer(data[:whole], dtype).astype(np.float32)
-
-    return LazyPayload(payload.nbytes // dtype.itemsize * 4, produce)
+    _retype(body.node, outer, elements)
