@@ -6,11 +6,13 @@ Bytes mutated at random are no protobuf after a few steps; these stay one, and s
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from precision_planner.model.bodies import graphs_of
 
 OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
 DIMS = (-1, 0, 1, 2, 3, 4, 7, 8, 2**33, 2**62)
@@ -24,21 +26,13 @@ def mutate(model: onnx.ModelProto, rng: random.Random, seeds: Sequence[onnx.Mode
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5))):
         change = rng.choice(_CHANGES)
         try:
-            change(model, rng.choice(list(_graphs(model))), rng, seeds)
+            change(model, rng.choice(_graphs(model)), rng, seeds)
         except (ValueError, IndexError, TypeError):
             continue  # the change has no place in this graph: protobuf or random say so
 
 
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    stack = [model.graph]
-    while stack:
-        graph = stack.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    stack.append(attribute.g)
-                stack.extend(attribute.graphs)
+def _graphs(model: onnx.ModelProto) -> list[onnx.GraphProto]:
+    return [graph for graph in graphs_of(model) if isinstance(graph, onnx.GraphProto)]
 
 
 def _names(graph: onnx.GraphProto) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx import GraphProto, TensorProto
 
 from precision_planner.model import GraphIndex, Model, infer_types
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.edit import Container, set_nodes
 from precision_planner.transforms.single import make_single
 
@@ -38,9 +39,8 @@ def _no_longer_needed(model: Model) -> dict[str, str]:
     def walk(graph: GraphProto) -> None:
         outputs = {info.name for info in graph.output}
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    walk(attribute.g)
+            for body in bodies_of(node):
+                walk(body)
             if node.op_type != "Cast" or node.domain or node.output[0] in outputs:
                 continue
             target = next(attribute.i for attribute in node.attribute if attribute.name == "to")

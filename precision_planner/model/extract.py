@@ -12,6 +12,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from precision_planner.errors import ModelError, SelectorError
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.edit import set_nodes
 from precision_planner.model.index import GraphIndex, Scope, display_name
 from precision_planner.model.inline import inline_functions
@@ -133,13 +134,12 @@ def _leaves(scope: Scope, name: str, picked: set[int]) -> bool:
 def _body_made(node: NodeProto) -> set[str]:
     """Names made inside a node's bodies."""
     found: set[str] = set()
-    for attribute in node.attribute:
-        for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-            found.update(value.name for value in body.input)
-            found.update(tensor.name for tensor in body.initializer)
-            for inner in body.node:
-                found.update(inner.output)
-                found |= _body_made(inner)
+    for body in bodies_of(node):
+        found.update(value.name for value in body.input)
+        found.update(tensor.name for tensor in body.initializer)
+        for inner in body.node:
+            found.update(inner.output)
+            found |= _body_made(inner)
     return found
 
 

@@ -15,6 +15,8 @@ from functools import cache
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
+from precision_planner.model.bodies import graphs_of
+
 LONGEST_FOLLOWED = 4096
 """Elements of a value of one axis that may be part of shape arithmetic."""
 
@@ -44,7 +46,7 @@ def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
     followed.CopyFrom(proto)
     for imports in (followed.opset_import, *(function.opset_import for function in followed.functions)):
         imports.add(domain=_OPAQUE, version=1)
-    for graph, found in zip(_graphs(followed), _graphs(plain), strict=True):
+    for graph, found in zip(graphs_of(followed), graphs_of(plain), strict=True):
         for node in graph.node:
             if not _is_followed(node, opset):
                 continue
@@ -107,7 +109,7 @@ class _Known:
         self._proto = proto
         self._types: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
-        for graph in _graphs(proto):
+        for graph in graphs_of(proto):
             if isinstance(graph, GraphProto):
                 for tensor in graph.initializer:
                     self._add(tensor.name, tensor.data_type, {len(tensor.dims): list(tensor.dims)})
@@ -138,17 +140,5 @@ class _Known:
 
 
 def _nodes(proto: onnx.ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(proto):
+    for graph in graphs_of(proto):
         yield from graph.node
-
-
-def _graphs(proto: onnx.ModelProto) -> Iterator[GraphProto | onnx.FunctionProto]:
-    stack: list[GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
-    while stack:
-        graph = stack.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    stack.append(attribute.g)
-                stack.extend(attribute.graphs)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx
 
+from precision_planner.model.bodies import bodies_of
+
 __all__ = ["SUFFIX", "FreshNames"]
 
 SUFFIX: dict[int, str] = {
@@ -61,8 +63,5 @@ class FreshNames:
         self._taken.add(node.name)
         self._taken.update(node.input)
         self._taken.update(node.output)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                self._collect(attribute.g)
-            for graph in attribute.graphs:
-                self._collect(graph)
+        for body in bodies_of(node):
+            self._collect(body)

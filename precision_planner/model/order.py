@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.edit import set_nodes
 
 
@@ -66,26 +67,13 @@ def reads(node: onnx.NodeProto) -> set[str]:
     nothing outside.
     """
     names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for body in _bodies(attribute):
-            names.update(output.name for output in body.output)
-            for inner in body.node:
-                names |= reads(inner)
+    for body in bodies_of(node):
+        names.update(output.name for output in body.output)
+        for inner in body.node:
+            names |= reads(inner)
     return names
 
 
-_MAY_HOLD_BODIES = frozenset(
-    {onnx.AttributeProto.UNDEFINED, onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS}  # old models name no type
-)
-
-
-def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    if attribute.type not in _MAY_HOLD_BODIES:
-        return []
-    return ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
-
-
 def _sort_bodies(node: onnx.NodeProto) -> None:
-    for attribute in node.attribute:
-        for body in _bodies(attribute):
-            sort_graph(body)
+    for body in bodies_of(node):
+        sort_graph(body)

@@ -8,6 +8,8 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
+from precision_planner.model.bodies import held_by
+
 
 def texts(proto: onnx.ModelProto) -> Iterator[Any]:
     """Every text of a model; str, or bytes where protobuf met what is not UTF-8."""
@@ -68,12 +70,7 @@ def _node_texts(node: NodeProto) -> Iterator[Any]:
 
 def _attribute_texts(attribute: AttributeProto) -> Iterator[Any]:
     yield from (attribute.name, attribute.ref_attr_name, attribute.doc_string)
-    for body in bodies(attribute):
+    for body in held_by(attribute):
         yield from _graph_texts(body)
     if attribute.HasField("t"):
         yield attribute.t.name
-
-
-def bodies(attribute: AttributeProto) -> list[GraphProto]:
-    """The graphs that an attribute holds."""
-    return ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)

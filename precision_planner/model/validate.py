@@ -26,9 +26,10 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from precision_planner.errors import ModelError
+from precision_planner.model.bodies import held_by
 from precision_planner.model.payloads import FileSlice, Payload
 from precision_planner.model.tensors import TensorSite, dense_nbytes, iter_tensors, marker_key
-from precision_planner.model.texts import bodies, texts
+from precision_planner.model.texts import texts
 from precision_planner.model.wire import RAW_DATA, VARINT_FIELDS
 from precision_planner.operators import row_of
 
@@ -242,7 +243,7 @@ def _called(nodes: Iterable[NodeProto], functions: Mapping[tuple[str, str], Any]
         if key in functions:
             yield key
         for attribute in node.attribute:
-            for body in bodies(attribute):
+            for body in held_by(attribute):
                 yield from _called(body.node, functions)
 
 
@@ -250,12 +251,12 @@ def _every_node(lists: Iterable[Iterable[NodeProto]]) -> Iterator[NodeProto]:
     for nodes in lists:
         for node in nodes:
             yield node
-            yield from _every_node(body.node for attribute in node.attribute for body in bodies(attribute))
+            yield from _every_node(body.node for attribute in node.attribute for body in held_by(attribute))
 
 
 def _count(nodes: Iterable[NodeProto]) -> int:
     return sum(
-        1 + sum(_count(body.node) for attribute in node.attribute for body in bodies(attribute)) for node in nodes
+        1 + sum(_count(body.node) for attribute in node.attribute for body in held_by(attribute)) for node in nodes
     )
 
 
@@ -317,7 +318,7 @@ def _check_nodes(
         _check_definition(node, opsets)
         taken = {name for name in node.input if name}
         for attribute in node.attribute:
-            for body in bodies(attribute):
+            for body in held_by(attribute):
                 taken.update(_free_names(body, opsets, f"the body '{attribute.name}' of {_node_name(node)}"))
         _check_bodies(node, opsets)
         needs.append(taken)
@@ -429,7 +430,7 @@ def _check_bodies(node: NodeProto, opsets: Mapping[str, int]) -> None:
     if _domain(node.domain):
         return
     for attribute in node.attribute:
-        for body in bodies(attribute):
+        for body in held_by(attribute):
             takes, gives = len(body.input), len(body.output)
             if node.op_type == "If":
                 wanted, returned = 0, len(node.output)

@@ -8,6 +8,7 @@ from typing import Any
 from onnx import NodeProto
 
 from precision_planner.model import GraphIndex, Model, NodeId
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.inputs import Inputs
 from precision_planner.operators import is_product, row, row_of
 from precision_planner.plans import Constraint
@@ -150,8 +151,7 @@ def constant_values(index: GraphIndex) -> set[str]:
     while grown:  # once, and once more to see that nothing is new: the nodes of a graph are sorted
         grown = False
         for node in main.nodes:
-            bodies = any(attribute.HasField("g") for attribute in node.attribute)
-            if bodies or not node.output or node.output[0] in known:
+            if bodies_of(node) or not node.output or node.output[0] in known:
                 continue
             inputs = [name for name in node.input if name]
             if all(name in known for name in inputs) and (inputs or node.op_type == "Constant"):

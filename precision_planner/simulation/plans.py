@@ -9,6 +9,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from precision_planner.model import GraphIndex, Model, NodeId, Scope, TypeTable, infer_types
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.index import constant_value
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.operators import domain_of, is_exact, is_pointwise, is_product, row_of
@@ -117,7 +118,7 @@ def from_assignment(assignment: TypeAssignment, index: GraphIndex, weights: Over
         if elem_type not in LOW_TYPES or scope is None or key in assignment.constants:
             continue
         node = scope.producer_node(key[1])
-        if node is not None and not _has_body(node):
+        if node is not None and not bodies_of(node):
             values[key] = elem_type
     for (node_id, slot), elem_type in assignment.reads.items():
         at = index.find(node_id)
@@ -183,7 +184,7 @@ def _constant_values(index: GraphIndex) -> set[ValueKey]:
         for node in scope.nodes:
             inputs = [_key(index, scope, name) for name in node.input if name]
             known = all(key in found for key in inputs) if inputs else node.op_type == "Constant"
-            if known and not _has_body(node):
+            if known and not bodies_of(node):
                 found.update((scope.path, name) for name in node.output if name)
     return found
 
@@ -299,7 +300,3 @@ def _stays_inside(scope: Scope, value: str) -> bool:
         return False
     readers = [scope.nodes[use.position] for use in scope.consumers(value)]
     return bool(readers) and all(map(is_pointwise, readers))
-
-
-def _has_body(node: object) -> bool:
-    return any(a.HasField("g") or a.graphs for a in node.attribute)  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from precision_planner.model import (
     numpy_dtype,
     stored_tensor,
 )
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.edit import set_items, set_nodes
 from precision_planner.model.retype import map_payload
 from precision_planner.numerics.formats import FORMATS
@@ -266,7 +267,6 @@ def _reads(graph: GraphProto) -> set[str]:
     read = {value.name for value in (*graph.output, *graph.input)}
     for node in graph.node:
         read.update(node.input)
-        for attribute in node.attribute:
-            for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                read |= _reads(body)
+        for body in bodies_of(node):
+            read |= _reads(body)
     return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, Scope, first_output
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.edit import set_nodes
 from precision_planner.model.retype import make_float
 from precision_planner.numerics.rounding import Overflow
@@ -83,7 +84,7 @@ def _widen_node(
         attribute.i = TensorProto.FLOAT
     standard = not domain_of(node)
     passed = standard and node.op_type in ("Constant", "Identity")
-    if passed or any(a.HasField("g") or a.graphs for a in node.attribute):
+    if passed or bodies_of(node):
         return [node]
     if standard and node.op_type == "Cast":
         to = next(a for a in node.attribute if a.name == "to")

@@ -11,6 +11,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from precision_planner.model import GraphIndex, Model, WeightStore, infer_types, iter_tensors
+from precision_planner.model.bodies import bodies_of
 from precision_planner.model.edit import set_nodes
 from precision_planner.model.names import FreshNames
 from precision_planner.model.retype import make_float
@@ -99,8 +100,8 @@ def _retype(nodes: Iterable[NodeProto], renamed: Mapping[str, str], elements: fr
             is_type = attribute.name == row_of(node).type_attribute and attribute.type == AttributeProto.INT
             if is_type and attribute.i in elements:
                 attribute.i = TensorProto.FLOAT
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _retype_body(body, renamed, elements)
+        for body in bodies_of(node):
+            _retype_body(body, renamed, elements)
 
 
 def _retype_body(body: GraphProto, renamed: Mapping[str, str], elements: frozenset[int]) -> None:

@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, ValueType, infer_types
+from precision_planner.model.bodies import held_by
 from precision_planner.model.edit import set_nodes
 from precision_planner.operators import op_types, row_of
 from precision_planner.typing.assignment import Key
@@ -143,8 +144,8 @@ def _attributes_that_name_types(nodes: Iterable[onnx.NodeProto]) -> frozenset[st
         for attribute in node.attribute:
             if attribute.ref_attr_name and attribute.name == row_of(node).type_attribute:
                 found.add(attribute.ref_attr_name)
-            if attribute.HasField("g"):
-                found |= _attributes_that_name_types(attribute.g.node)
+            for body in held_by(attribute):
+                found |= _attributes_that_name_types(body.node)
     return frozenset(found)
 
 
@@ -195,8 +196,9 @@ def _substitute(graph: onnx.GraphProto, given: Mapping[str, AttributeProto]) -> 
                 else:
                     attribute.CopyFrom(value)
                     attribute.name = name
-            elif attribute.HasField("g"):
-                _substitute(attribute.g, given)
+            else:
+                for body in held_by(attribute):
+                    _substitute(body, given)
 
 
 def _complete(proto: onnx.ModelProto, index: GraphIndex, scopes: list[Scope], types: dict[Key, ValueType]) -> None:

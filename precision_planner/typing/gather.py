@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from precision_planner.model import Scope
+from precision_planner.model.bodies import bodies_of
 from precision_planner.operators import is_control, named, op_types, row_of
 from precision_planner.targets.lacks import lacks
 from precision_planner.typing.control import gather_call, gather_control
@@ -139,7 +140,7 @@ def _slots(
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         what = state.frozen.get(function.path, "") if function is not None else f"unknown operator {name}"
         return frozen, {}, {}, f"{what}: its types are not known, so it stays FP32"
-    if row_of(node).bodies or any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+    if row_of(node).bodies or bodies_of(node):
         return frozen, {}, {}, f"{node.op_type} has bodies, whose types stay"
     if node.op_type == "BitCast":
         return frozen, {}, {}, "reads the bits of its input, whose type must stay"
