@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +106,10 @@ def input_specs(model: Model) -> tuple[InputSpec, ...]:
         found = from_type_proto(value.type)
         if found.container != "tensor":
             raise InputsError(f"input '{value.name}' is a {found.container}; only tensors can be given as inputs")
-        # an input without elements is no input: a size of 0 is how some exporters write a free axis
-        shape = None if found.shape is None else tuple(None if dim == 0 else dim for dim in found.shape)
+        # an input without elements is none, but for a cache that is empty yet: a size of 0 is how some exporters write
+        # a free axis
+        shape = found.shape
+        if shape is not None and not re.search(r"past|cache", value.name.lower()):
+            shape = tuple(None if dim == 0 else dim for dim in shape)
         specs.append(InputSpec(value.name, found.elem_type, shape))
     return tuple(specs)

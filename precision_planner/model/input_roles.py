@@ -25,8 +25,8 @@ class Role:
     """What an input is.
 
     Attributes:
-      kind: tokens, indices, types, positions, mask, additive_mask, image, cache, length, size, shape, timestep,
-        audio, positive, boolean, integer, float or string.
+      kind: tokens, indices, types, positions, mask, additive_mask, image, cache, use_cache, length, size, shape,
+        timestep, audio, positive, boolean, integer, float or string.
       table: rows of the smallest table that the values index; None where they index none.
       reason: what gave it away.
       pads: the graph compares the ids with a constant, so that 0 means padding.
@@ -52,6 +52,8 @@ def role_of(spec: InputSpec, model: Model, index: GraphIndex, types: TypeTable) 
     seen.follow(index.main, spec.name)
     name = spec.name.lower()
     integer = spec.dtype.kind in "iu"
+    if spec.elem_type == TensorProto.BOOL and "cache" in name:
+        return Role("use_cache", reason="its name")
     if spec.elem_type == TensorProto.BOOL:
         return Role("mask" if "mask" in name else "boolean", reason="its name" if "mask" in name else "")
     if seen.choices and spec.shape in ((), (1,)):

@@ -21,6 +21,7 @@ from precision_planner.model.batches import Batch, InputRequest, Inputs, InputSp
 from precision_planner.model.index import GraphIndex
 from precision_planner.model.input_roles import Role, role_of
 from precision_planner.model.model import Model
+from precision_planner.model.totals import Total, find_totals, is_past, new_tokens, of_encoder, past_axis, settle
 from precision_planner.model.types import Dim, TypeTable, infer_types
 
 LONGEST_UNKNOWN = 512
@@ -72,22 +73,46 @@ def synthesise(model: Model, request: InputRequest | None = None) -> Inputs:
     if not specs:  # what is computed from constants alone is no guess
         return Inputs(lambda: iter([{}]), "no inputs, as the model takes none")
     longest = _longest(model, roles, index, types)
-    usual = Sizes("usual", 4, min(64, longest), min(16, longest), 224, 8)
-    shapes = [usual]
+    totals = find_totals(specs, roles)
+    shapes = sizes_of(specs, roles, totals, longest)
     everywhere = wanted.shapes.get("", {})
-    if any(spec.is_dynamic and spec.name not in everywhere for spec in specs):
-        shapes = [
-            Sizes("smallest", 1, min(8, longest), min(4, longest), 224, 2),
-            usual,
-            Sizes("longest", 1, longest, min(64, longest), 224, 16),
-        ]
+    if not any(spec.is_dynamic and spec.name not in everywhere for spec in specs):
+        shapes = [entry for entry in shapes if entry.label == "usual"]
 
     def batches() -> Iterator[Batch]:
         for sizes in shapes:
-            yield make_batch(specs, roles, sizes, wanted)
+            yield make_batch(specs, roles, sizes, wanted, totals)
 
     said = "; ".join(f"{spec.name}: {_describe(roles[spec.name])}" for spec in specs)
     return Inputs(batches, f"synthesised ({said})", True, tuple(sizes.label for sizes in shapes))
+
+
+def token_axes(model: Model) -> tuple[tuple[Total, ...], tuple[str, int] | None]:
+    """The axes of a model's inputs that are sums of others; and of a decoder with a cache that of its new tokens."""
+    specs, index = input_specs(model), GraphIndex(model.proto)
+    types = infer_types(model, index)
+    roles = {spec.name: role_of(spec, model, index, types) for spec in specs}
+    return find_totals(specs, roles), new_tokens(specs, roles)
+
+
+def sizes_of(
+    specs: tuple[InputSpec, ...], roles: Mapping[str, Role], totals: tuple[Total, ...], longest: int
+) -> list[Sizes]:
+    """The three batches: past and new tokens together are at most the longest.
+
+    A decoder whose mask is known to cover past and new tokens, or that is told whether there is a past, begins with
+    none, as it is called first; one that takes a single token a call never is.
+    """
+    long_past = min(64, longest // 2) if any(is_past(spec, roles) for spec in specs) else min(64, longest)
+    takes_one = any(roles[spec.name].kind == "tokens" and (spec.shape or ("",))[-1] == 1 for spec in specs)
+    may_be_empty = totals or any(role.kind == "use_cache" for role in roles.values())
+    short_past = min(4, longest) if takes_one or not may_be_empty else 0
+    cached = longest - long_past if any(is_past(spec, roles) for spec in specs) else longest
+    return [
+        Sizes("smallest", 1, min(8, longest), short_past, 224, 2),
+        Sizes("usual", 4, min(64, cached), min(16, longest - min(64, cached)) or 1, 224, 8),
+        Sizes("longest", 1, cached, long_past, 224, 16),
+    ]
 
 
 def _check_request(request: InputRequest, specs: tuple[InputSpec, ...]) -> None:
@@ -110,8 +135,14 @@ def _check_request(request: InputRequest, specs: tuple[InputSpec, ...]) -> None:
             raise InputsError(f"--val-range names '{name}', and the model takes {', '.join(known) or 'no input'}")
 
 
-def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Sizes, request: InputRequest) -> Batch:
-    """One batch; all inputs of it agree on which tokens are padding.
+def make_batch(
+    specs: tuple[InputSpec, ...],
+    roles: dict[str, Role],
+    sizes: Sizes,
+    request: InputRequest,
+    totals: tuple[Total, ...] = (),
+) -> Batch:
+    """One batch; all inputs of it agree on which tokens are padding, and on how many there are.
 
     Raises:
       InputsError: it would take more than `MADE_UP_BYTES`.
@@ -127,7 +158,7 @@ def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Size
     free = tuple(spec for spec in specs if spec.name not in given)
     guesses = [(dim, _size(dim, axis, s, roles[s.name], sizes)) for s in free for axis, dim in enumerate(_dims(s))]
     named = _agreed((dim, size) for dim, size in guesses if isinstance(dim, str))
-    named = {**named, **fixed, **_totals(named, fixed)}
+    named = {**named, **fixed}
     shapes = {name: tuple(shape) for name, shape in given.items()}
     shapes |= {
         spec.name: tuple(
@@ -136,6 +167,8 @@ def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Size
         )
         for spec in free
     }
+    shapes = settle(shapes, specs, [total for total in totals if total.name not in given])
+    past = _past_tokens(specs, roles, shapes)
     wanted = {spec.name: prod(shapes[spec.name]) * max(1, spec.dtype.itemsize) for spec in specs}
     if sum(wanted.values()) > MADE_UP_BYTES:
         name = max(wanted, key=lambda name: wanted[name])
@@ -148,7 +181,8 @@ def make_batch(specs: tuple[InputSpec, ...], roles: dict[str, Role], sizes: Size
         generator = np.random.default_rng(
             [request.seed, zlib.crc32(spec.name.encode()), zlib.crc32(sizes.label.encode())]
         )
-        values = _values(roles[spec.name], shapes[spec.name], sizes, generator)
+        own = 0 if of_encoder(spec.name) else past
+        values = _values(roles[spec.name], shapes[spec.name], sizes, generator, own)
         bounds = request.ranges.get(spec.name) or (request.ranges.get("") if spec.dtype.kind not in "iub" else None)
         if bounds is not None:
             values = generator.uniform(*bounds, shapes[spec.name])
@@ -165,35 +199,37 @@ def _agreed(guesses: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {name: found.most_common(1)[0][0] for name, found in counts.items()}
 
 
-def _totals(named: Mapping[str, int], fixed: Mapping[str, int]) -> dict[str, int]:
-    """Sums like ``past + new``, of the parts as they were given."""
-    known = {**named, **fixed}
-    found = {}
-    for name in named:
-        parts = [part.strip() for part in name.split("+")]
-        if len(parts) > 1 and name not in fixed and all(part.isdigit() or part in known for part in parts):
-            found[name] = sum(int(part) if part.isdigit() else known[part] for part in parts)
-    return found
+def _past_tokens(specs: Iterable[InputSpec], roles: Mapping[str, Role], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many tokens the cache holds; 0 where there is none."""
+    for spec in specs:
+        axis = past_axis(spec) if is_past(spec, roles) and len(spec.shape or ()) >= 3 else None
+        if axis is not None:
+            return shapes[spec.name][axis]
+    return 0
 
 
-def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.random.Generator) -> np.ndarray:
+def _values(
+    role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.random.Generator, past: int = 0
+) -> np.ndarray:
     rows = max(1, role.table or 1)
     match role.kind:
         case "tokens" | "indices":
             # low ids are special tokens in every vocabulary that has them
             low = 1 if role.pads or rows > 1000 else 0
             ids = generator.integers(min(low, rows - 1), rows, shape)
-            return np.where(real_tokens(shape), ids, 0) if role.pads else ids
+            return np.where(real_tokens(shape), ids, 0) if role.pads and not past else ids
         case "types":
             half = np.arange(shape[-1] if shape else 1) >= (shape[-1] if shape else 1) // 2
             return np.broadcast_to(half & (rows > 1), shape).astype(np.int64)
         case "positions":
             last = shape[-1] if shape else 1
-            return np.broadcast_to(np.arange(last) % (role.table or max(last, 1)), shape)
+            return np.broadcast_to((past + np.arange(last)) % (role.table or max(past + last, 1)), shape)
         case "mask":
-            return real_tokens(shape).astype(np.int64)
+            return real_tokens(shape, past).astype(np.int64)
         case "additive_mask":
-            return np.where(real_tokens(shape), 0.0, -10000.0)
+            return np.where(real_tokens(shape, past), 0.0, -10000.0)
+        case "use_cache":
+            return np.full(shape, past > 0)
         case "boolean":
             return generator.integers(0, 2, shape).astype(bool)
         case "length":
@@ -220,17 +256,21 @@ def _values(role: Role, shape: tuple[int, ...], sizes: Sizes, generator: np.rand
             return np.clip(generator.normal(0.0, 1.0, shape), -4, 4)
 
 
-def real_tokens(shape: tuple[int, ...]) -> np.ndarray:
+def real_tokens(shape: tuple[int, ...], past: int = 0) -> np.ndarray:
     """True where a token is real. The first row is full; later rows end in a tail of padding, a quarter at most.
 
-    Masks of rank 3 and 4 ([batch, 1, queries, keys]) have the tail along the keys.
+    Masks of rank 3 and 4 ([batch, 1, queries, keys]) have the tail along the keys. With a past, whose newest tokens are
+    real, rows begin with padding instead, all of it in the past.
     """
     if not shape:
         return np.ones((), bool)
     length = shape[-1]
     row = np.arange(shape[0] if len(shape) > 1 else 1)
-    real = length - (row % 4) * (length // 12)
-    mask = np.arange(length)[None, :] < np.maximum(real, 1)[:, None]
+    padding = (row % 4) * (length // 12)
+    if past:
+        mask = np.arange(length)[None, :] >= np.minimum(padding, past - 1)[:, None]
+    else:
+        mask = np.arange(length)[None, :] < np.maximum(length - padding, 1)[:, None]
     if len(shape) == 1:
         return np.asarray(mask[0])
     return np.broadcast_to(mask.reshape(shape[0], *([1] * (len(shape) - 2)), length), shape).copy()
@@ -268,7 +308,7 @@ def _size(dim: Dim, axis: int, spec: InputSpec, role: Role, sizes: Sizes) -> int
         return dim
     rank = len(_dims(spec))
     name = (dim or "").lower()
-    if "+" in name:  # "past_sequence_length + sequence_length", as exporters name a total
+    if "+" in name:  # of parts that are no axis themselves; else `settle` has the sum
         return sum(
             int(part) if part.strip().isdigit() else _size(part.strip(), axis, spec, role, sizes)
             for part in name.split("+")
@@ -277,7 +317,7 @@ def _size(dim: Dim, axis: int, spec: InputSpec, role: Role, sizes: Sizes) -> int
         return sizes.batch
     if "total" in name and re.search(r"seq|len", name):
         return sizes.past + sizes.sequence
-    if re.search(r"past|cache|kv_", name):
+    if re.search(r"past|cache|kv_", name) and not re.search(r"(?<!d)encoder|cross", name):
         return sizes.past
     if role.kind == "image":
         if re.search(r"channel", name):
@@ -292,7 +332,7 @@ def _size(dim: Dim, axis: int, spec: InputSpec, role: Role, sizes: Sizes) -> int
     if role.kind in ("tokens", "types", "positions", "mask", "additive_mask", "indices"):
         return sizes.sequence
     if role.kind == "cache":
-        return sizes.past
+        return sizes.sequence if of_encoder(spec.name) else sizes.past
     return sizes.sequence if rank == 3 and axis == 1 else (16000 if role.kind == "audio" else sizes.other)
 
 

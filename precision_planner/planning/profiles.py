@@ -11,7 +11,8 @@ from precision_planner.errors import InputsError, ModelError, PlanError, Planner
 from precision_planner.model import Model
 from precision_planner.model.inputs import InputRequest, Inputs, InputSpec, input_specs
 from precision_planner.model.session import Session
-from precision_planner.model.synthesis import synthesise
+from precision_planner.model.synthesis import synthesise, token_axes
+from precision_planner.model.totals import Total, settle
 from precision_planner.plans.plan import Profile
 
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
@@ -54,13 +55,17 @@ def make_profiles(
             _check_shape(name, shape, specs)
     if not specs:
         return {}
+    every = input_specs(model)
+    relations = _Relations(
+        every, token_axes(model), [{s.name: np.shape(batch[s.name]) for s in every} for batch in data]
+    )
     seen = [{name: np.shape(batch[name]) for name in specs} for batch in data]
     labels = list(data.labels)
     typical = seen[labels.index("usual")] if "usual" in labels else seen[0]
     made_up = [{name: np.shape(batch[name]) for name in specs} for batch in _synthesized(model)]
     trial = None if original is None else _Trial(original, seen)
     for lowest in ([*seen, *made_up], seen):
-        profiles = _profiles(specs, lowest, seen, typical, (smallest, usual, longest))
+        profiles = _profiles(specs, lowest, seen, typical, (smallest, usual, longest), relations)
         if trial is None or trial.runs("min", profiles):
             break
     if trial is not None:
@@ -109,24 +114,73 @@ class _Trial:
         return ""
 
 
+class _Relations:
+    """What axes have to do with each other: those of one name are equal, a mask's keys are past and new ones.
+
+    A sum that the data does not keep to is none.
+
+    Attributes:
+      new_tokens: the axis of a decoder's new tokens, of which there may be one a call.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[InputSpec],
+        axes: tuple[Sequence[Total], tuple[str, int] | None],
+        seen: Sequence[Mapping[str, Sequence[int]]],
+    ) -> None:
+        totals, new = axes
+        self._specs = {spec.name: spec for spec in specs}
+        self._totals = [t for t in totals if all(t.of(shapes) == shapes[t.name][t.axis] for shapes in seen)]
+        self.new_tokens = () if new is None else (new,)
+        self._fixed = {s.name: tuple(d if isinstance(d, int) else 1 for d in s.shape or ()) for s in specs}
+
+    def kept(self, shapes: dict[str, tuple[int, ...]], given: Shapes) -> dict[str, tuple[int, ...]]:
+        """The shapes of one kind with what was given carried to every axis of the same name, and sums made."""
+        sizes: dict[str, int] = {}
+        for name, shape in given.items():
+            for size, dim in zip(shape, self._specs[name].shape or (), strict=True):
+                if isinstance(dim, str):
+                    sizes.setdefault(dim, int(size))
+        found = {
+            name: tuple(
+                sizes.get(dim, size) if isinstance(dim, str) and name not in given else size
+                for size, dim in zip(shape, self._specs[name].shape or (), strict=True)
+            )
+            for name, shape in shapes.items()
+        }
+        totals = [total for total in self._totals if total.name in found and total.name not in given]
+        settled = settle({**self._fixed, **found}, tuple(self._specs.values()), totals)
+        return {name: shape if name in given else settled[name] for name, shape in found.items()}
+
+
 def _profiles(
     specs: Mapping[str, InputSpec],
     lowest: Sequence[Mapping[str, Sequence[int]]],
     seen: Sequence[Mapping[str, Sequence[int]]],
     typical: Mapping[str, Sequence[int]],
     given: tuple[Shapes | None, Shapes | None, Shapes | None],
+    relations: _Relations,
 ) -> dict[str, Profile]:
-    smallest, usual, longest = given
-    profiles = {}
+    smallest, usual, longest = ({name: _shape(shape) for name, shape in (shapes or {}).items()} for shapes in given)
+    floors = {name: np.min([shapes[name] for shapes in lowest], axis=0) for name in specs}
     for name, spec in specs.items():
-        floor = np.min([shapes[name] for shapes in lowest], axis=0)
         if spec.shape and not isinstance(spec.shape[0], int):
-            floor[0] = min(floor[0], 1)
-        ceiling = np.max([shapes[name] for shapes in seen], axis=0)
-        low = _shape((smallest or {}).get(name, floor))
-        opt = _shape((usual or {}).get(name, typical[name]))
-        high = _shape((longest or {}).get(name, np.maximum(ceiling, opt)))
-        if not usual or name not in usual:
+            floors[name][0] = min(floors[name][0], 1)
+    for name, axis in relations.new_tokens:
+        if name in floors:
+            floors[name][axis] = min(floors[name][axis], 1)
+    floors = {name: _shape(floor) for name, floor in floors.items()}
+    for name, axis in relations.new_tokens:
+        floors = _lowered(floors, specs, name, axis)
+    lows = relations.kept({**floors, **smallest}, smallest)
+    opts = relations.kept({**{name: _shape(typical[name]) for name in specs}, **usual}, usual)
+    ceilings = {name: _shape(np.max([*(shapes[name] for shapes in seen), opts[name]], axis=0)) for name in specs}
+    highs = relations.kept({**ceilings, **longest}, longest)
+    profiles = {}
+    for name in specs:
+        low, opt, high = lows[name], opts[name], highs[name]
+        if name not in usual:
             opt = _shape(np.clip(opt, low, high))
         if not all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True)):
             raise PlanError(
@@ -135,6 +189,22 @@ def _profiles(
             )
         profiles[name] = Profile(low, opt, high)
     return profiles
+
+
+def _lowered(
+    floors: Mapping[str, tuple[int, ...]], specs: Mapping[str, InputSpec], name: str, axis: int
+) -> dict[str, tuple[int, ...]]:
+    """Every axis of the same name as low as that one."""
+    dim = (specs[name].shape or ())[axis] if name in specs else None
+    if not isinstance(dim, str):
+        return dict(floors)
+    return {
+        other: tuple(
+            floors[name][axis] if own == dim else size
+            for size, own in zip(floor, specs[other].shape or (), strict=True)
+        )
+        for other, floor in floors.items()
+    }
 
 
 def _synthesized(model: Model) -> list[Mapping[str, np.ndarray]]:

@@ -34,6 +34,7 @@ from precision_planner.operators import named, row_of
 from precision_planner.rewriting.annotations import update_annotations
 from precision_planner.rewriting.casts import cast_target, is_cast, is_exact
 from precision_planner.rewriting.constants import ConstantWriter
+from precision_planner.rewriting.shadows import separate_names
 from precision_planner.rewriting.weights import WeightChange, WeightPolicy, check_policy
 from precision_planner.typing import Key, TypeAssignment
 
@@ -134,6 +135,7 @@ class _Writer:
         removed = self._dead_casts()
         update_annotations(self.index, self.assignment, self.stored_name, self.added)
         is_sorted = self._rebuild(removed)
+        separate_names(self.proto, self.names)
         weights = self.constants.store()
         return ConvertResult(
             self.model.with_proto(self.proto, weights),
