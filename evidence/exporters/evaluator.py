@@ -104,11 +104,19 @@ class _Evaluation:
                 attribute.t.CopyFrom(numpy_helper.from_array(wide))
         feeds = {f"i{at}": array for at, array in enumerate(given) if array is not None}
         inputs = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
+            # Resize's sizes are refused where their number is not known
+            helper.make_tensor_value_info(
+                name,
+                helper.np_dtype_to_tensor_dtype(array.dtype),
+                list(array.shape) if array.ndim == 1 else [None] * array.ndim,
+            )
             for name, array in feeds.items()
         ]
         outputs = [onnx.ValueInfoProto(name=name) for name in alone.output if name]
-        text = alone.SerializeToString(deterministic=True) + repr([(a.dtype, a.ndim) for a in feeds.values()]).encode()
+        text = (
+            alone.SerializeToString(deterministic=True)
+            + repr([(a.dtype, a.shape if a.ndim == 1 else a.ndim) for a in feeds.values()]).encode()
+        )
         if text not in self.sessions:
             proto = helper.make_model(
                 helper.make_graph([alone], "node", inputs, outputs),

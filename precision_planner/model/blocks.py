@@ -33,6 +33,9 @@ WEIGHT_BYTES = 512 << 20
 FIRST_BLOCK = 16
 """Nodes in the first block, and at least in any other whose bytes allow it."""
 
+_SIZES = 3
+"""The input of Resize that says sizes, rather than scales."""
+
 _UNCUT = ("__planner_low", "__planner_cast")
 """Ends of the names of 16-bit values inside a pair of Casts: a bfloat16 cannot leave onnxruntime as an array."""
 
@@ -239,8 +242,9 @@ class BlockChain:
 def part_input(name: str, elem_type: int, shape: Sequence[int], nodes: Iterable[NodeProto]) -> onnx.ValueInfoProto:
     """The declaration of a value that a part of a model is given by the parts before it.
 
-    Its rank is said only where a Scan may need it, and with it the length of a list of integers, by which a Reshape has
-    its rank: onnxruntime runs no Scan whose body has results of unknown rank, and finds those from the whole model.
+    Its rank is said only where it may be needed, and with it the length of a list of integers, by which a Reshape has
+    its rank: onnxruntime runs no Scan whose body has results of unknown rank, and no Resize to sizes whose number it
+    does not know, and finds those from the whole model.
 
     Args:
       name: the value's.
@@ -249,7 +253,7 @@ def part_input(name: str, elem_type: int, shape: Sequence[int], nodes: Iterable[
       nodes: the part's.
     """
     dims: list[int | None] | None = None
-    if _scans(nodes):
+    if _needs_ranks(nodes):
         dims = list(shape) if elem_type == TensorProto.INT64 and len(shape) == 1 else [None] * len(shape)
     return helper.make_tensor_value_info(name, elem_type, dims)
 
@@ -261,8 +265,13 @@ def _makes_integers(node: NodeProto) -> bool:
     )
 
 
-def _scans(nodes: Iterable[NodeProto]) -> bool:
-    return any(node.op_type == "Scan" or any(_scans(a.g.node) for a in node.attribute) for node in nodes)
+def _needs_ranks(nodes: Iterable[NodeProto]) -> bool:
+    return any(
+        node.op_type == "Scan"
+        or (node.op_type == "Resize" and any(node.input[_SIZES:]))
+        or any(_needs_ranks(attribute.g.node) for attribute in node.attribute)
+        for node in nodes
+    )
 
 
 def fetchable(model: Model) -> list[str]:

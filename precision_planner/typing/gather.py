@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -16,7 +16,7 @@ from precision_planner.targets.lacks import lacks
 from precision_planner.typing.control import gather_call, gather_control
 from precision_planner.typing.decisions import ELEMENT_TYPES, PRECISIONS, Decision
 from precision_planner.typing.elements import function_of, opset_of
-from precision_planner.typing.node_slots import NodeSlots, classify, plugin_slots
+from precision_planner.typing.node_slots import Mode, NodeSlots, classify, plugin_slots
 from precision_planner.typing.state import ANY, NodeState, Req, State
 from precision_planner.typing.type_variables import TypeVariable
 
@@ -153,8 +153,8 @@ def _slots(
         slots = replace(slots, outputs=dict.fromkeys(wide_out, "wide"))
         return slots, {}, {}, f"its type is the call's attribute {given.ref_attr_name}"
     reason = ""
-    if state.options.loadable and slots.allowed is not None:
-        slots = replace(slots, allowed=slots.allowed - _lacks(node, scope, state).keys())
+    if state.options.loadable:
+        slots = _without(slots, _lacks(node, scope, state).keys(), state.low_types)
     if slots.allowed is not None and 1 < opset_of(state.model.proto, scope, "") < BF16_CAST_OPSET:
         slots = replace(slots, allowed=slots.allowed - {TensorProto.BFLOAT16})
     if "follows" not in (*slots.inputs.values(), *slots.outputs.values()) and (
@@ -163,6 +163,14 @@ def _slots(
         low = " or ".join(sorted(PRECISIONS[t] for t in state.low_types))
         reason = f"{node.op_type} takes no {low} at opset {opset}"
     return slots, {}, {}, reason
+
+
+def _without(slots: NodeSlots, lacked: Set[int], low: frozenset[int]) -> NodeSlots:
+    """The slots of a node that cannot have some types: what reads anything (ArgMax) reads FP32 then, too."""
+    inputs: dict[int, Mode] = {
+        at: "wide" if mode == "any" and lacked & low else mode for at, mode in slots.inputs.items()
+    }
+    return replace(slots, inputs=inputs, allowed=None if slots.allowed is None else slots.allowed - lacked)
 
 
 def _reads_sparse(state: State, scope: Scope, name: str) -> bool:

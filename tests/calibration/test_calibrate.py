@@ -59,6 +59,21 @@ def test_a_scan_behind_the_first_block_runs() -> None:
     assert found[(), "y"].amax == (x.sum(axis=0) + np.cumsum(x, axis=0)).max()
 
 
+def test_a_resize_to_computed_sizes_behind_the_first_block_runs() -> None:
+    """onnxruntime loads no Resize whose sizes are a list of unknown length: those of DINOv2's and BEiT's positions."""
+    nodes = [helper.make_node("Relu", ["x"], ["v0"])]
+    nodes += [helper.make_node("Relu", [f"v{at}"], [f"v{at + 1}"]) for at in range(40)]
+    nodes.insert(1, helper.make_node("Shape", ["x"], ["shape"]))
+    nodes.insert(2, helper.make_node("Mul", ["shape", "twice"], ["sizes"]))
+    nodes.append(helper.make_node("Transpose", ["v40"], ["t"], perm=[0, 1, 2, 3]))
+    nodes.append(helper.make_node("Resize", ["t", "", "", "sizes"], ["y"], mode="nearest"))
+    shape = ["b", 2, 3, 3]
+    source = model(nodes, {"x": (FLOAT, shape)}, {"y": (FLOAT, ["b", 2, 6, 6])}, {"twice": np.array([1, 1, 2, 2])})
+    x = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
+    found = calibrate(Model.load(source), {"x": x})
+    assert found[(), "y"].amax == 17
+
+
 def test_a_sparse_constant_is_not_fetched() -> None:
     values, indices = helper.make_tensor("v", FLOAT, [2], [2.0, -3.0]), helper.make_tensor("i", INT64, [2], [0, 3])
     nodes = [

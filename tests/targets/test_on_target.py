@@ -16,7 +16,7 @@ import precision_planner as pp
 from precision_planner.analysis.on_target import find_defects, find_refused
 from precision_planner.cli.main import main
 from precision_planner.errors import TargetError
-from precision_planner.model import Model, infer_types
+from precision_planner.model import GraphIndex, Model, infer_types
 from precision_planner.targets import TARGETS, get_target
 
 HEAD = '<ir_version: 10, opset_import: ["" : %d]> g '
@@ -157,7 +157,7 @@ def test_a_bf16_plan_for_onnxruntime_keeps_in_fp32_what_has_no_kernel() -> None:
 def test_analyze_lists_them_with_the_way_round(tmp_path: Path, capsys) -> None:
     onnx.save(REFUSED["SplitToSequence"][0].to_proto(), tmp_path / "m.onnx")
     main(["analyze", str(tmp_path / "m.onnx"), "--target", "tensorrt-11", "--no-calibrate"])
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())  # wrapped for the terminal
     assert re.search(
         r"tensorrt-11 refuses .*\(SplitToSequence\): its parser has no such operator; compute it outside", told
     )
@@ -263,3 +263,60 @@ def test_what_sources_name_of_the_repository_is_there() -> None:
         for text in (*target.sources.values(), *(entry.source for entry in (*target.lowering, *target.refused))):
             for path in re.findall(r"\b((?:evidence|benchmarks|docs)/[\w/.]+\.(?:json|py|md))", text):
                 assert path == "docs/operators.md" or path == "docs/OperatorKernels.md" or (root / path).exists(), path
+
+
+READERS = {
+    "ArgMax": "i = ArgMax<axis = -1>(h) y = Cast<to = 1>(i)",
+    "NonZero": "i = NonZero(h) y = Cast<to = 1>(i)",
+    "Greater": "i = Greater(h, zero) y = Cast<to = 1>(i)",
+    "Less": "i = Less(h, zero) y = Cast<to = 1>(i)",
+    "ReduceMax": "y = ReduceMax<keepdims = 0>(h)",
+    "Pad": "y = Pad(h, pads)",
+    "Softplus": "y = Softplus(h)",
+    "TopK": "y, i = TopK(h, k)",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_onnxruntime_has_no_bf16_kernel_for_reads_fp32(reader: str) -> None:
+    """Operators whose result is no float, too: they read what is stored, and that is then FP32."""
+    source = model(
+        "(float[4,4] x) => (float[?] y) <float[4,4] w = {1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1}, float zero = {0}, "
+        "int64[4] pads = {0,1,0,1}, int64[1] k = {2}> { h = MatMul(x, w) " + READERS[reader] + " }",
+        18,
+    )
+    target = get_target("onnxruntime")
+    planned = pp.plan(source, target="onnxruntime", precision="bf16", verify=False)
+    typed = planned.model
+    assert find_refused(typed, target) == ()
+    node = next(node for node in typed.proto.graph.node if node.op_type == reader)
+    kinds = infer_types(typed)
+    assert kinds.of(GraphIndex(typed.proto).main, node.input[0]).elem_type == TensorProto.FLOAT
+
+
+SEGFORMER = (
+    "(float[n,16,8] x, float[8,8,2,2] w, float[8,8] k) => (float[n,4,8] y) <float[8] g = {1,1,1,1,1,1,1,1}, "
+    "int64[4] image = {0,8,4,4}, int64[3] tokens = {0,8,4}> "
+    "{ a = LayerNormalization(x, g) t = Transpose<perm = [0,2,1]>(a) r = Reshape(t, image) "
+    "c = Conv<strides = [2,2]>(r, w) f = Reshape(c, tokens) b = Transpose<perm = [0,2,1]>(f) "
+    "n = LayerNormalization(b, g) y = MatMul(n, k) }"
+)
+
+
+def test_segformers_attention_is_told_from_a_convnexts_block() -> None:
+    assert "segformer-batch" in keys(model(SEGFORMER), "tensorrt-11")
+    assert "segformer-batch" in keys(model(SEGFORMER), "tensorrt-10-strong")
+    assert "segformer-batch" not in keys(model(SEGFORMER), "tensorrt-8.6")
+    other = SEGFORMER.replace("a = LayerNormalization(x, g)", "a = Relu(x)")
+    assert "segformer-batch" not in keys(model(other), "tensorrt-11")
+
+
+def test_a_resize_behind_an_if_needs_dynamic_shapes_to_be_wrong() -> None:
+    text = (
+        "(bool c, float[1,4,4,n] x) => (float[?,?,?,?] y) <float[4] s = {1,1,2,2}> { i = If(c) <then_branch = a () => "
+        "(float[1,4,4,n] p) { p = Relu(x) }, else_branch = b () => (float[1,4,4,n] q) { q = Abs(x) }> "
+        "t = Transpose<perm = [0,3,1,2]>(i) y = Resize(t, , s) }"
+    )
+    assert "if-transpose-resize" in keys(model(text), "tensorrt-11")
+    assert "if-transpose-resize" not in keys(model(text.replace("n]", "3]")), "tensorrt-11")
+    assert "if-transpose-resize" not in keys(model(text), "tensorrt-10-strong")

@@ -37,6 +37,27 @@ TENSORRT = (
         since=(11,),
     ),
     Defect(
+        key="if-transpose-resize",
+        title="what an If gives is read wrongly by a Resize behind a Transpose, where shapes are dynamic",
+        operators=("If", "Transpose", "Resize"),
+        symptom="no error; wrong values on 11.1 and 11.2",
+        breaker="compare the engine with onnxruntime for each branch (verify.py); the report knows no cure",
+        reference=f"{_ISSUES}/4846",
+        since=(11,),
+        dynamic=True,
+    ),
+    Defect(
+        key="segformer-batch",
+        title="SegFormer's attention, whose keys a strided convolution shortens, is wrong for a batch above 1",
+        operators=("LayerNormalization", "Conv", "LayerNormalization", "MatMul"),
+        symptom="no error; right for one image, off by orders of magnitude for two, in FP32 too, on 10.11 and 11.1; "
+        "not reduced to one node",
+        breaker="build for a batch of 1, or compare an engine of several with onnxruntime first (verify.py); a lower "
+        "--builderOptimizationLevel was seen not to help",
+        reference=f"{_ISSUES}/4853",
+        since=(10,),
+    ),
+    Defect(
         key="lse-axes",
         title="ReduceLogSumExp loses axes that are an input (opset 18) and sums over every axis",
         operators=("ReduceLogSumExp",),
