@@ -162,3 +162,14 @@ def test_a_metric_has_a_value_of_everything_or_says_that_it_is_optional(name: st
     values = [record.of(Pair(np.asarray(x), np.asarray(x))) for x in given]
     assert (None in values) is record.optional
     assert values[0] is not None
+
+
+@pytest.mark.parametrize("huge", [3e38, 1e30])
+def test_a_difference_whose_square_is_beyond_float32_is_measured_all_the_same(huge: float) -> None:
+    a = np.ones((2, 8), np.float32)
+    b = a.copy()
+    b[1, 3] = huge
+    found = quick_metrics(a, b)
+    right = np.linalg.norm(b.astype(np.float64) - a) / np.linalg.norm(a.astype(np.float64))
+    assert found.rel_l2 == pytest.approx(right, rel=1e-6)
+    assert found.max_abs == pytest.approx(float(np.float32(huge)), rel=1e-6)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from precision_planner.errors import ServerError
 from precision_planner.serving.check import ServedCheck
 from precision_planner.serving.load.levels import LoadTest, level_of
+from precision_planner.serving.load.perf_analyzer import parse_result
 
 
 def load(against: str = "fp32", *, silent: bool = False) -> LoadTest:
@@ -51,3 +53,25 @@ def test_a_check_without_a_tolerance_still_refuses_garbage(passed: bool, grade: 
     diff = SimpleNamespace(passed=passed, grade=grade)
     check = ServedCheck("server", "model", "gRPC", SimpleNamespace(), 1, diff)  # type: ignore[arg-type]
     assert check.passed is expected
+
+
+CSV = """Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,\
+Server Compute Infer,Server Compute Output,Client Recv,Completed Requests,p50 latency,p90 latency,p95 latency,\
+p99 latency,Avg latency
+2,400,0,0,10,20,300,5,0,{count},1000,2000,3000,4000,1500
+"""
+
+
+def test_perf_analyzers_line_is_read_in_its_units() -> None:
+    """400 rows a second in requests of 8 are 50 requests, so 100 requests took 2 s; its microseconds are our ms."""
+    level = parse_result(CSV.format(count=100), "plan", 2, 8)
+    assert (level.requests_per_s, level.rows_per_s, level.requests, level.seconds) == (50.0, 400.0, 100, 2.0)
+    assert (level.mean_ms, level.p50_ms, level.p90_ms, level.p95_ms, level.p99_ms) == (1.5, 1.0, 2.0, 3.0, 4.0)
+    assert level.server is not None
+    assert (level.server.queue_ms, level.server.compute_ms) == (pytest.approx(0.01), pytest.approx(0.325))
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", CSV.format(count="many")])
+def test_another_form_of_its_csv_is_refused(text: str) -> None:
+    with pytest.raises(ServerError, match="of a form not known here"):
+        parse_result(text, "plan", 2, 8)
