@@ -170,6 +170,14 @@ def test_node_lists_are_written_by_the_editor_alone():
     assert not found, f"write node lists with precision_planner.model.edit: {sorted(found)}"
 
 
+def test_no_module_is_over_500_lines():
+    sizes = {
+        path.relative_to(ROOT): len(path.read_text().splitlines())
+        for path in (ROOT / "precision_planner").rglob("*.py")
+    }
+    assert {str(path): size for path, size in sizes.items() if size > 500} == {}
+
+
 def test_versions_agree():
     assert metadata.version("precision-planner") == PROJECT["version"]
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)

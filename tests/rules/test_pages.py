@@ -12,6 +12,7 @@ from precision_planner.cli.rules import measure_case
 from precision_planner.planning.cures import example_graphs
 from precision_planner.rules import load_rulebook
 from precision_planner.rules.language.pages import rule_pages
+from precision_planner.writing import made_files, write_set
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "rules"
 
@@ -19,11 +20,12 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "rules"
 def test_the_pages_are_up_to_date():
     pages = rule_pages(load_rulebook(), lambda rule: example_graphs(rule, measure_case))
     if os.environ.get("PLANNER_UPDATE_GOLDENS"):
-        for name, text in pages.items():
-            (DOCS / name).write_text(text, encoding="utf-8")
+        write_set(DOCS, {name: text.encode() for name, text in pages.items()})
     stale = [name for name, text in pages.items() if (DOCS / name).read_text(encoding="utf-8") != text]
     assert stale == [], "run: PLANNER_UPDATE_GOLDENS=1 pytest tests/rules/test_pages.py"
     assert {path.name for path in DOCS.glob("*.md")} == set(pages)
+    # by the manifest `planner rules --docs docs/rules` knows them for its own, in a fresh clone too
+    assert made_files(DOCS) == set(pages)
 
 
 def test_no_table_of_the_language_is_left_out():
