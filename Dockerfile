@@ -2,8 +2,8 @@
 #   docker build -t planner . && docker run --rm -v "$PWD:/work" planner analyze model.onnx
 FROM python:3.12-slim
 COPY . /src
-RUN pip install --no-cache-dir "/src[cpu]" && rm -rf /src && useradd --create-home planner
-USER planner
+RUN pip install --no-cache-dir "/src[cpu]" && rm -rf /src && useradd --create-home --uid 10001 planner
+USER 10001
 WORKDIR /work
 ENTRYPOINT ["planner"]
 CMD ["--help"]

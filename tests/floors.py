@@ -66,12 +66,16 @@ def floor(requirement: str) -> str:
 
 
 def interpreters() -> list[str]:
-    """The Pythons of the versions that are promised, as far as they run here."""
+    """The Pythons of the versions that are promised, as far as they run here: on the path, or pyenv's."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = []
-    for minor in (11, 12, 13, 14):
-        name = shutil.which(f"python3.{minor}")
-        if name and subprocess.run([name, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
-            found.append(name)
+    for minor in (11, 12, 13):
+        on_path = shutil.which(f"python3.{minor}")
+        kept = sorted(root.glob(f"versions/3.{minor}.*/bin/python"))
+        for name in [*([on_path] if on_path else []), *map(str, kept)]:
+            if subprocess.run([name, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
+                found.append(name)
+                break
     return found or [sys.executable]
 
 

@@ -74,6 +74,7 @@ def test_maps_are_compared_by_their_values() -> None:
     assert planned.plan.predicted["named"]["rel_l2"] == planned.plan.predicted["y"]["rel_l2"] > 0
 
 
+@pytest.mark.slow
 def test_plain_fp16_is_garbage_and_the_plan_is_not(massive) -> None:
     """Judged against the float64 forward pass, not against our own reference."""
     path, inputs = massive
@@ -141,6 +142,7 @@ def test_the_command_writes_a_folder_and_says_so(massive, tmp_path: Path) -> Non
     assert PrecisionPlan.from_dict(on_stdout).target == "tensorrt-11"
 
 
+@pytest.mark.slow
 def test_beyond_tolerance_is_exit_1_and_the_folder_still_there(massive, tmp_path: Path) -> None:
     path, inputs = massive
     arguments = ["plan", str(path), "-o", str(tmp_path / "p"), "--inputs", str(inputs), "--tolerance", "sad=1e-9"]
@@ -148,6 +150,7 @@ def test_beyond_tolerance_is_exit_1_and_the_folder_still_there(massive, tmp_path
     assert (tmp_path / "p" / "plan.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_plan(massive) -> None:
     path, inputs = massive
     first, second = (pp.plan(path, inputs=inputs).plan.to_json() for _ in range(2))
@@ -244,6 +247,7 @@ def test_a_static_model_has_no_profile() -> None:
     assert make_profiles(model, load_inputs({"input": np.ones((2, 16), np.int64)}, model)) == {}
 
 
+@pytest.mark.slow
 def test_a_weak_plan_keeps_the_types_and_names_its_constraints(massive) -> None:
     path, inputs = massive
     planned = pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_fp32=["softmax"])
@@ -256,6 +260,7 @@ def test_a_weak_plan_keeps_the_types_and_names_its_constraints(massive) -> None:
         pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_bf16=["softmax"])
 
 
+@pytest.mark.slow
 def test_a_weak_plan_holds_low_layers_to_their_type_where_asked(massive) -> None:
     path, inputs = massive
     free = pp.plan(path, target="tensorrt-8.6", inputs=inputs, keep_fp32=["softmax"])
@@ -327,6 +332,7 @@ def test_a_layernorm_that_reads_a_constrained_node_is_constrained_with_it() -> N
     assert {entry.node for entry in planned.plan.constraints} == {"/residual", "/second"}
 
 
+@pytest.mark.slow
 def test_a_decomposed_layernorm_that_reads_a_constrained_node_stays_decomposed() -> None:
     spec = PRESETS["tiny-ffn"]
     data = sample_inputs(spec, rows=40)
@@ -367,6 +373,7 @@ def test_a_plan_that_misses_its_tolerance_when_rescaled_is_made_without() -> Non
     assert not any(entry["repair"] == "rescale_stream" for entry in held.plan.repairs)
 
 
+@pytest.mark.slow
 def test_a_weak_plan_tells_the_builder_of_bf16_too(massive) -> None:
     path, inputs = massive
     planned = pp.plan(path, target="tensorrt-10", inputs=inputs, keep_bf16=["Tanh"])

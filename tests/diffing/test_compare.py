@@ -86,6 +86,7 @@ def _assert_named(tiny: Sample, nodes: list[tuple[str, str]]) -> None:
         assert found.first_divergence["node"] == name
 
 
+@pytest.mark.slow
 def test_a_fault_is_named_as_the_first_divergence(tiny: Sample) -> None:
     _assert_named(tiny, float_nodes(tiny[0])[5::24])
 
@@ -119,6 +120,7 @@ def test_blocks_give_what_one_run_gives(tiny: Sample) -> None:
         assert len(chain_of_blocks.blocks) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"weight_bytes": 0}, {"block_bytes": 1}, {}])
 def test_weights_that_are_let_go_come_back(tiny: Sample, options: dict[str, int]) -> None:
     simulation = prepare(tiny[0], semantics="fused")

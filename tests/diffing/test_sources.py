@@ -29,6 +29,7 @@ def folder(massive: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["strong", "weak"])
 def test_a_plan_folder_is_what_its_plan_predicts(folder: Path, massive: Sample, name: str) -> None:
     found = pp.diff(folder / "model.onnx", folder / name, massive[1], layers=True)
@@ -40,6 +41,7 @@ def test_a_plan_folder_is_what_its_plan_predicts(folder: Path, massive: Sample, 
     assert len(found.graph["fused"]) == 5
 
 
+@pytest.mark.slow
 def test_the_plan_says_why_at_every_value(folder: Path, massive: Sample) -> None:
     found = pp.diff(folder / "model.onnx", folder / "strong", massive[1], layers=True)
     islands = [layer for layer in found.layers if layer.island]
@@ -47,6 +49,7 @@ def test_the_plan_says_why_at_every_value(folder: Path, massive: Sample) -> None
     assert all(layer.rule == "LN001" and layer.reason for layer in islands)
 
 
+@pytest.mark.slow
 def test_a_damaged_plan_names_the_plans_entry(folder: Path, massive: Sample, tmp_path: Path) -> None:
     """A fault in one node of the planned model is the first divergence, with what the plan says of that node."""
     plan = json.loads((folder / "strong" / "plan.json").read_text())
@@ -62,6 +65,7 @@ def test_a_damaged_plan_names_the_plans_entry(folder: Path, massive: Sample, tmp
     assert found.first_divergence["plan"]["node"] == norm.name
 
 
+@pytest.mark.slow
 def test_the_report_of_a_plan_tells_both_sides(folder: Path, tmp_path: Path) -> None:
     out, html = tmp_path / "diff.json", tmp_path / "diff.html"
     arguments = ["diff", str(folder / "model.onnx"), str(folder / "strong"), "--inputs", str(folder / "data.npz")]

@@ -239,6 +239,7 @@ def test_the_judge_runs_on_the_oldest_python_that_there_is(tmp_path: Path) -> No
     assert run.stdout.startswith("FINE"), run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_verify_counts_what_is_not_finite_and_it_breaks_every_tolerance(tmp_path: Path, broken: float) -> None:
     tolerance = ({"output": None, "metric": "sad", "bound": 1e9}, {"output": None, "metric": "top1", "bound": 0.0})

@@ -168,6 +168,7 @@ class TestProfiles:
 
 
 class TestSources:
+    @pytest.mark.slow
     def test_all_forms_of_a_model_are_the_same(self, tmp_path):
         model = attention()
         onnx.save(model, tmp_path / "inside.onnx")

@@ -48,7 +48,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "wide" else ()) for name in VARIANTS]
+)
 def test_model_computes_bert(name: str) -> None:
     """FP32 rounding is all that separates the graph from the definition.
 

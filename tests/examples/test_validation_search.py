@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -43,6 +44,7 @@ def affected(cuts: list[list], wrong: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.data())
 def test_the_wrong_value_is_found_in_any_order_of_answers(model: onnx.ModelProto, data: st.DataObject) -> None:

@@ -66,6 +66,7 @@ def test_every_value_and_tie_and_what_lies_beside_it(name: str, dtype: type) -> 
     check(census(np.append(x, dtype(np.nan))), np.append(x, dtype(np.nan)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2.0**-14, 1.0, 65503.0, 65519.0])
 def test_every_value_that_the_fast_way_takes(limit: float) -> None:
     x = oracle.neighbours("fp16", np.float32)
@@ -112,6 +113,7 @@ def float32_arrays(draw: st.DrawFn) -> np.ndarray:
     return x
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(float32_arrays(), st.lists(st.integers(0, 70000), max_size=2))
 def test_any_float32_in_any_pieces(x: np.ndarray, sizes: list[int]) -> None:

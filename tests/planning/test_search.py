@@ -97,6 +97,7 @@ errors = st.lists(st.floats(0.0, 1.0), min_size=ORACLE_REGIONS, max_size=ORACLE_
 prices = st.lists(st.floats(0.5, 20.0), min_size=ORACLE_REGIONS, max_size=ORACLE_REGIONS)
 
 
+@pytest.mark.slow
 @given(errors, errors, prices, st.floats(0.05, 1.5))
 @settings(max_examples=150, deadline=None)
 def test_a_plan_meets_the_tolerance_and_costs_little_more_than_the_cheapest(own, handed, costs, bound) -> None:
@@ -111,6 +112,7 @@ def test_a_plan_meets_the_tolerance_and_costs_little_more_than_the_cheapest(own,
     assert world.space.cost(found.state) <= 2 * world.cheapest() + 1e-9
 
 
+@pytest.mark.slow
 @given(errors, errors, prices, st.floats(0.05, 1.5), st.lists(st.floats(0.0, 30.0), max_size=ORACLE_REGIONS - 1))
 @settings(max_examples=150, deadline=None)
 def test_what_casts_between_regions_cost_is_reckoned_with(own, handed, costs, bound, casts) -> None:

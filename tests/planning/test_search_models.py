@@ -140,6 +140,7 @@ def test_odd_graphs_are_searched_to_what_their_prediction_says(name: str, target
     assert planned.plan.search["passed"] == planned.passed
 
 
+@pytest.mark.slow
 def test_an_end_before_the_search_began_gives_the_rules_plan(model) -> None:
     found = pp.plan(model, inputs=INPUTS, tolerance=TIGHT, stop=lambda: True)
     assert (found.plan.search["stopped"], found.plan.search["evaluations"]) == ("interrupted", 1)

@@ -46,6 +46,7 @@ def shown(value: Any) -> tuple[Parts, Parts]:
     return cell, Parts(cell.frames[0])
 
 
+@pytest.mark.slow
 def test_a_diff_shows_the_plot_the_tables_and_after_explain_the_drawings(sample: Any) -> None:
     model, inputs = sample
     found = pp.diff(model, model, inputs, simulate="fp16", semantics="fused")
@@ -76,6 +77,7 @@ def test_a_long_table_keeps_the_largest_errors(sample: Any) -> None:
     assert f"those of {len(found.layers)} with the largest errors" in page
 
 
+@pytest.mark.slow
 def test_a_rewritten_candidate_and_a_plan_are_drawn_before_and_after(sample: Any) -> None:
     model, inputs = sample
     planned = pp.plan(model, inputs=inputs)

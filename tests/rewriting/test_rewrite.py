@@ -449,6 +449,7 @@ def test_layernorm_as_a_plugin(bert: onnx.ModelProto) -> None:
         rewrite(bert, layernorm="apex")
 
 
+@pytest.mark.slow
 def test_a_crash_of_onnxruntimes_is_not_ours(tmp_path: Path) -> None:
     """A Transpose that swaps two axes before a product with a constant, as torch's attention has it."""
     nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), helper.make_node("MatMul", ["t", "w"], ["y"])]

@@ -98,6 +98,7 @@ def drawn(kind: str, length: int, scale: float, seed: int) -> tuple[Array, Array
     return half(a * scale), half(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symbolic", [False, True])
 @given(st.sampled_from(KINDS), st.integers(129, 4096), st.integers(-5, 5), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
@@ -147,6 +148,7 @@ def test_a_sum_that_reaches_the_last_finite_value_stays_finite() -> None:
     np.testing.assert_array_equal(in_half(product(1024, 1), {"a": a, "b": b}), [[65504]])
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40) | st.integers(100, 600), st.booleans(), st.integers(0, 9))
 @settings(max_examples=30, deadline=None)
 def test_selections_and_small_integers_are_exact(length: int, symbolic: bool, seed: int) -> None:
@@ -318,6 +320,7 @@ def test_the_command_takes_an_accumulation(tmp_path: Path) -> None:
     assert errors[0] == errors[1] < errors[2] / 3
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=4), st.integers(1, 4))
 @settings(max_examples=15, deadline=None)
 def test_blocks_equal_the_whole_simulation(chosen: list[set[int]], block_nodes: int) -> None:

@@ -270,6 +270,7 @@ def test_the_fast_rounding_of_weights_is_the_exact_one(policy: str, precision: s
     )
 
 
+@pytest.mark.slow
 def test_large_weights_stream_into_the_session() -> None:
     weight = np.random.default_rng(0).normal(size=(3000, 2000)).astype(np.float32)  # 24 MB: past the in-memory limit
     source = model(

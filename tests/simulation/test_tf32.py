@@ -51,6 +51,7 @@ def interesting() -> np.ndarray:
     return (heads[:, None] + fractions).astype(np.uint32).view(np.float32).reshape(-1)
 
 
+@pytest.mark.slow
 def test_truncation_masks_bits_at_every_exponent(truncation) -> None:
     x = interesting()
     assert {0, 0x80000000, 0x7F800000, 0xFF800000, 1, 0x80000001} <= set(x.view(np.uint32).tolist())

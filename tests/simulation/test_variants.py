@@ -43,6 +43,7 @@ def test_a_scan_is_run_in_a_block_of_its_own() -> None:
         assert_equal(session.run({"x": x}), runner.run(RoundingPlan())[0])
 
 
+@pytest.mark.slow
 @given(graphs(), st.lists(st.integers(0, 39), min_size=1, max_size=4), st.integers(1, 4))
 @settings(max_examples=40, deadline=None)
 def test_every_plan_equals_its_whole_simulation(drawn: Drawn, changes: list[int], block_nodes: int) -> None:

@@ -80,6 +80,7 @@ def overflowing(proto, inputs, watched):
     return sorted((name for name in names if amax[(), name] > LIMIT), key=lambda name: -amax[(), name])
 
 
+@pytest.mark.slow
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(specs)
 def test_the_same_to_the_bit_in_fp32_and_every_value_in_range(spec):
@@ -99,6 +100,7 @@ def test_the_same_to_the_bit_in_fp32_and_every_value_in_range(spec):
     assert set(overflowing(result.model.to_proto(), inputs, watched)) <= {*refused, *outputs_of(proto)}, result.refused
 
 
+@pytest.mark.slow
 @settings(derandomize=True, max_examples=40, deadline=None)
 @given(specs)
 def test_float64_by_onnxs_own_definitions_agrees(spec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import pytest
 from hypothesis import given, settings
 from onnx import helper
 
@@ -20,6 +21,7 @@ def _convert(drawn: Drawn, low: str = "fp16") -> tuple[Model, Model, object]:
     return model, convert(model, assignment).model, assignment
 
 
+@pytest.mark.slow
 @given(graphs())
 @settings(max_examples=150)
 def test_every_typed_graph_is_valid(drawn: Drawn) -> None:
@@ -36,6 +38,7 @@ def test_every_typed_graph_is_valid(drawn: Drawn) -> None:
             assert before.type == after.type
 
 
+@pytest.mark.slow
 @given(graphs())
 @settings(max_examples=60)
 def test_without_bfloat16_onnxruntime_loads_it(drawn: Drawn) -> None:
@@ -43,6 +46,7 @@ def test_without_bfloat16_onnxruntime_loads_it(drawn: Drawn) -> None:
     check_onnxruntime(_convert(drawn)[1].to_proto())
 
 
+@pytest.mark.slow
 @given(graphs())
 @settings(max_examples=100)
 def test_the_assignment_says_what_the_graph_is(drawn: Drawn) -> None:
@@ -61,6 +65,7 @@ def test_the_assignment_says_what_the_graph_is(drawn: Drawn) -> None:
         assert found[name] == element
 
 
+@pytest.mark.slow
 @given(graphs())
 @settings(max_examples=100)
 def test_decided_arithmetic_has_its_type_and_casts_are_not_redundant(drawn: Drawn) -> None:
