@@ -20,6 +20,7 @@ from precision_planner.planning.ground import Ground
 from precision_planner.planning.judged import own_files, verdict_of_diff
 from precision_planner.planning.profiles import make_profiles
 from precision_planner.planning.request import Request
+from precision_planner.planning.spread import Built, spread
 from precision_planner.planning.variants import Draft
 from precision_planner.planning.weak import constrained_nodes, constraints_of, weak_model
 from precision_planner.plans import PlannedNode, PrecisionPlan
@@ -173,7 +174,9 @@ def finish(
         built = give_consumers_rank(built, tuple(constrained)).model
     say("simulating the result")
     judges = not ground.obstacle and (request.verify or bool(aim.bounds))
-    difference = _predict(ground, result, request, tf32) if judges else None
+    simulated = _built(result, request, tf32)
+    difference = _predict(ground, simulated, result, request) if judges else None
+    distribution = spread(ground, simulated, aim) if judges else {}
     verdict = verdict_of_diff(difference) if difference is not None else not_judged(ground.obstacle or NOT_ASKED)
     metric_files, scripts = own_files(aim.metrics)
     low = "" if aim.target.strong else aim.precision
@@ -201,6 +204,7 @@ def finish(
         ),
         build={**BUILD_DEFAULTS, **settings},
         predicted={name: _metrics(output) for name, output in (difference.outputs if difference else {}).items()},
+        distribution=distribution,
         tolerance=tuple({"output": b.output, "metric": b.metric, "bound": b.bound} for b in aim.bounds),
         inputs={
             "source": data.source,
@@ -242,49 +246,52 @@ def with_layernorms(planned: PlannedModel, form: str) -> PlannedModel:
     return planned if model is planned.model else replace(planned, model=model)
 
 
-def _predict(ground: Ground, result: RewriteResult, request: Request, tf32: bool) -> Diff:
-    """The difference between the FP32 model and what the build will compute, by simulation.
+def _built(result: RewriteResult, request: Request, tf32: bool) -> Built:
+    """What the build will compute, as it is simulated.
 
     A typed graph is simulated as ONNX defines it, but for what products add up in and how TF32 rounds: that is the
     target's. A weak build may round anywhere it likes: the simulation takes the worst it is allowed to do, chains of
     pointwise operators kept inside a kernel and weights saturated.
     """
     assert result.assignment is not None
-    target, bounds, metrics = request.aim.target, request.aim.bounds, request.aim.metrics
-    model, data = ground.model, ground.data
-    if target.strong:
-        low = is_typed_low(result.typed)
-        held = low and target.chains == "fp32"  # its kernels hold chains of pointwise operators so
-        return compare(
-            model,
-            result.typed,
-            data,
-            tolerance=bounds,
-            metrics=metrics,
-            names=result.report["names"],
-            tf32=tf32 and target.tf32,
-            accumulation=target.sums if low else None,
-            lowering=target.lowering,
-            semantics="fused" if held else "typed",
-            weights="ieee" if held else None,
-            checked=True,
+    target = request.aim.target
+    how: dict[str, Any] = {"tf32": tf32 and target.tf32, "lowering": target.lowering}
+    if not target.strong:
+        nodes = result.assignment.nodes.values()
+        return Built(
+            result.fused,
+            {
+                **how,
+                "precision": result.report["precision"],
+                "semantics": "fused",
+                "keep_fp32": [node.node for node in result.assignment.kept if node.keep_as != "compute"],
+                "keep_bf16": [node.node for node in nodes if node.compute == "bf16"],
+                "sums32": [node.node for node in result.assignment.sums32],
+                "accumulation": target.sums,
+            },
         )
+    if not is_typed_low(result.typed):
+        return Built(result.typed, {"precision": "tf32", "tf32": target.tf32} if how["tf32"] else None)
+    if target.chains == "fp32":  # its kernels hold chains of pointwise operators so
+        how |= {"semantics": "fused", "weights": "ieee"}
+    return Built(result.typed, {**how, "accumulation": target.sums})
+
+
+def _predict(ground: Ground, built: Built, result: RewriteResult, request: Request) -> Diff:
+    """The difference between the FP32 model and what the build will compute, by simulation."""
+    how = dict(built.how or {"tf32": False})
+    simulate = how.pop("precision", None)
     return compare(
-        model,
-        result.fused,
-        data,
-        simulate=result.report["precision"],
-        semantics="fused",
-        keep_fp32=[node.node for node in result.assignment.kept if node.keep_as != "compute"],
-        keep_bf16=[node.node for node in result.assignment.nodes.values() if node.compute == "bf16"],
-        keep_sum32=[node.node for node in result.assignment.sums32],
-        accumulation=target.sums,
-        lowering=target.lowering,
-        tolerance=bounds,
-        metrics=metrics,
+        ground.model,
+        built.model,
+        ground.data,
+        simulate=None if simulate == "tf32" else simulate,  # a model that is all FP32 is simulated for TF32's sake
+        keep_sum32=how.pop("sums32", ()),
+        tolerance=request.aim.bounds,
+        metrics=request.aim.metrics,
         names=result.report["names"],
-        tf32=tf32 and target.tf32,
         checked=True,
+        **how,
     )
 
 

@@ -206,14 +206,16 @@ def _has_fused_norms(drafted: Draft, ground: Ground, request: Request) -> bool:
 
 
 def _first_that_holds(searched: Searched, ground: Ground, request: Request, say: Say) -> Finished:
+    """The first of a search's plans that holds on all the data: by its quantile if the search found that it does."""
     tried: list[Finished] = []
     for decisions, found in searched.plans:
         tried.append(
             finish(searched.draft, ground, request, decisions, tf32=found.tf32, search=found.data, progress=say)
         )
-        if tried[-1].planned.passed:
+        plan = tried[-1].planned.plan
+        if plan.passed and (plan.distribution.get("passed") is not False or not searched.report.is_likely):
             return tried[-1]
-    return min(tried, key=_rank)
+    return next((one for one in tried if one.planned.passed), None) or min(tried, key=_rank)
 
 
 def _decomposed(drafted: Draft, ground: Ground, request: Request) -> Draft:

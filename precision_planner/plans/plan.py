@@ -87,6 +87,8 @@ class PrecisionPlan:
       profiles: input -> smallest, usual, longest shape.
       build: builder settings: tf32, workspace_bytes, optimization_level, version_compatible, plugins, ...
       predicted: output -> metric -> value, by honest simulation on `inputs`.
+      distribution: what the prediction spreads over (`planning.spread`): {draws, share, batches, quantiles: output ->
+        metric -> value, passed, reason}; empty where nothing was simulated.
       tolerance: the bounds asked for: [{output, metric, bound}].
       inputs: where the data came from: {source, synthesized, batches}.
       findings: what the rules said of the input model.
@@ -117,6 +119,7 @@ class PrecisionPlan:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     build: Mapping[str, Any] = field(default_factory=dict)
     predicted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    distribution: Mapping[str, Any] = field(default_factory=dict)
     tolerance: tuple[Mapping[str, Any], ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()

@@ -74,9 +74,15 @@ def _predicted(data: Mapping[str, Any], console: Console, verbose: bool) -> None
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("NaN/inf", justify="right", no_wrap=True)
     shown = list(predicted.items())[: None if verbose else ROWS]
+    spread = data.get("distribution") or {}
     for name, found in shown:
         cells = (_cell(metric, found.get(metric)) for metric, _ in METRICS)
         table.add_row(middle(name, 30) if not verbose else name, *cells, str(found.get("nonfinite", 0)))
+        likely = (spread.get("quantiles") or {}).get(name)
+        if likely:
+            cells = (_cell(metric, likely.get(metric)) for metric, _ in METRICS)
+            lost = str(likely.get("nonfinite", "-"))
+            table.add_row(f"  {spread['share']:.0%} of draws within", *cells, lost, style="dim")
     console.print(table)
     if len(predicted) > len(shown):
         console.print(f"and {len(predicted) - len(shown)} more outputs (-v lists them)", style="dim")

@@ -63,6 +63,7 @@ def facts_for_scripts(target: Target) -> dict[str, Any]:
         "runtime": target.runtime,
         "has_builder": target.has_builder,
         "timing_cache": target.words.timing_cache,
+        "margin": target.margin,
         "instead": instead,
     }
 

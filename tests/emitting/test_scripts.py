@@ -384,3 +384,27 @@ def test_a_plan_for_onnxruntime_runs_and_verifies_itself(tmp_path):
     )
     assert run.returncode == 1
     assert "BEYOND TOLERANCE: sad" in run.stdout
+
+
+@pytest.mark.slow
+def test_a_plan_without_a_tolerance_is_held_to_its_own_prediction(tmp_path):
+    from precision_planner.emitting.folder import GoldenCase, emit_folder
+    from precision_planner.model import Model
+
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], name="/m/Relu")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["batch", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    plan = plan_for(
+        "onnxruntime", "strong", distribution={"draws": 5, "share": 0.95, "quantiles": {"y": {"rel_l2": 1e-3}}}
+    )
+    emit_folder(tmp_path / "p", plan, Model.load(model), [GoldenCase("usual", {"x": x}, {"y": x})])
+    command, environment = [sys.executable, "verify.py"], {**os.environ, "PYTHONPATH": ""}
+    for scale, code, said in ((1 + 9e-4, 0, "ok"), (1 + 2e-3, 1, "BEYOND THE PREDICTION: rel_l2 0.002")):
+        np.savez(tmp_path / "p" / "golden" / "usual.outputs.npz", y=x * np.float32(scale))
+        run = subprocess.run(command, cwd=tmp_path / "p", env=environment, capture_output=True, text=True, timeout=100)
+        assert (run.returncode, said in run.stdout) == (code, True), run.stdout + run.stderr

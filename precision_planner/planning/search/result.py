@@ -28,6 +28,7 @@ class SearchReport:
         hardly exceed), cost_us, tf32_us, regions}.
       tf32: whether products in FP32 use TF32.
       others: plans that meet the tolerance too, should this one not do on all data.
+      is_likely: the quantile of the plan's draws meets the tolerance.
       rank: of two searches of one model's variants the better one has the smaller.
     """
 
@@ -36,6 +37,7 @@ class SearchReport:
     tf32: bool = False
     others: tuple[SearchReport, ...] = ()
     rank: tuple[float, ...] = ()
+    is_likely: bool = False
 
 
 def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
@@ -104,7 +106,8 @@ def report_search(space: Space, found: Found, tf32_us: float) -> SearchReport:
         report_search(space, replace(found, state=state, judgement=judgement, without={}, fallbacks=()), tf32_us)
         for state, judgement in found.fallbacks
     )
-    return SearchReport(chosen, data, found.state.tf32, tuple(others), rank)
+    is_likely = found.likely is not None and found.likely <= 1.0
+    return SearchReport(chosen, data, found.state.tf32, tuple(others), rank, is_likely)
 
 
 def _rules(base: Decisions, nodes: tuple[NodeId, ...]) -> list[str]:
