@@ -16,6 +16,11 @@ import pytest
 from precision_planner import _extras
 from precision_planner._resources import rulebook_dir
 from precision_planner.errors import InstallationError, MissingExtraError
+from tests.lint_operators import (  # noqa: F401  they run with the house's other lints
+    test_lists_are_seen,
+    test_nothing_lists_operators_but_their_rows,
+    test_templates_say_what_the_rows_say,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -73,13 +73,16 @@ class Bodies:
           known: name -> array: the values around it, but for initializers.
         """
         bodies = {body.path[-1].rsplit(".", 1)[-1]: body for body in self._of[id(node)]}
-        run = (
-            None if domain_of(node) else {"If": self._branch, "Loop": self._loop, "Scan": self._scan}.get(node.op_type)
-        )
         try:
-            if run is None:
-                raise _Unseen(f"the bodies of {node.op_type} cannot be run by themselves")
-            run(scope, node, bodies, known)
+            match (domain_of(node), node.op_type):
+                case ("", "If"):
+                    self._branch(scope, node, bodies, known)
+                case ("", "Loop"):
+                    self._loop(scope, node, bodies, known)
+                case ("", "Scan"):
+                    self._scan(scope, node, bodies, known)
+                case _:
+                    raise _Unseen(f"the bodies of {node.op_type} cannot be run by themselves")
         except _Unseen as reason:
             for body in bodies.values():
                 self._refused.setdefault(body.path, str(reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 
@@ -29,7 +30,8 @@ def _table() -> Mapping[tuple[str, str], Operator]:
     )  # fmt: skip
     table = {(row.domain, row.name): row for row in rows}
     if len(table) != len(rows):
-        raise AssertionError("an operator has two rows")
+        twice = sorted(name for name, count in Counter(row.name for row in rows).items() if count > 1)
+        raise AssertionError(f"an operator has two rows, or its name stands in two domains: {', '.join(twice)}")
     for name in microsoft_signatures():
         table.setdefault(("com.microsoft", name), Operator(name, "com.microsoft"))
     return table
