@@ -45,6 +45,7 @@ class ModelInfo:
       initializers: in all graphs, sparse ones included.
       weight_bytes: of all initializers and Constants.
       producer: what exported it, as the model says.
+      graph: the main graph's name.
     """
 
     path: str
@@ -53,6 +54,7 @@ class ModelInfo:
     initializers: int
     weight_bytes: int
     producer: str
+    graph: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -280,5 +282,6 @@ def _model_info(model: Model, index: GraphIndex) -> ModelInfo:
         nodes=sum(len(scope.nodes) for scope in index.scopes),
         initializers=sum(len(scope.initializers) + len(scope.sparse_initializers) for scope in index.scopes),
         weight_bytes=model.weight_bytes,
+        graph=model.proto.graph.name,
         producer=" ".join(part for part in (model.proto.producer_name, model.proto.producer_version) if part),
     )

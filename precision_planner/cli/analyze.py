@@ -40,6 +40,7 @@ MEASURED_BYTES = 1 << 28
 @click.option("--fail-on", type=click.Choice(["error", "warning"]), help="Exit 1 if there is such a finding, or worse.")
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the analysis as JSON; - is stdout, alone.")
 @click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
+@click.option("--node-data", "node_data_path", metavar="FILE", help="Write ranges as node data of Model Explorer.")
 @inputs_options
 def command(
     model: str,
@@ -48,6 +49,7 @@ def command(
     fail_on: str | None,
     json_path: str | None,
     html_path: str | None,
+    node_data_path: str | None,
     **options: Any,
 ) -> int:
     """Say what FP16 (or BF16) breaks in MODEL, and why, without changing it."""
@@ -57,6 +59,7 @@ def command(
     from precision_planner.model import Model
     from precision_planner.reporting.analysis_terminal import render_analysis
     from precision_planner.reporting.html import render_html
+    from precision_planner.reporting.node_data import node_data_text
 
     check_results([json_path, html_path], [model, inputs])
     loaded = Model.load(model)
@@ -65,19 +68,21 @@ def command(
         def run(data: Inputs | None) -> Analysis:
             return analyze(loaded, inputs=data, progress=advance, **options)
 
-        analysis = run(None) if no_calibrate else _measured(loaded, inputs, run, note)
+        analysis = run(None) if no_calibrate else measured(loaded, inputs, run, note)
     result = analysis.to_dict()
     if json_path:
         write_result(json.dumps(result, indent=2, allow_nan=False), json_path)
     if html_path:
         write_result(render_html(result), html_path)
+    if node_data_path:
+        write_result(node_data_text(result), node_data_path)
     if json_path != "-":
         render_analysis(result, stdout_console(), verbose=verbosity() > 0)
     worse = {"error": ("error",), "warning": ("error", "warning")}.get(fail_on or "", ())
     return 1 if any(analysis.by_severity.get(severity) for severity in worse) else 0
 
 
-def _measured(
+def measured(
     model: Model, source: Any, run: Callable[[Inputs | None], Analysis], note: Callable[[str], None]
 ) -> Analysis:
     """The analysis with activation ranges; without, and a note, where nothing was given and nothing can be made up."""

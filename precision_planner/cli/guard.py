@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-REPORTS = frozenset({"--json", "--html", "--md", "--junit", "--log-file"})
+REPORTS = frozenset({"--json", "--html", "--md", "--junit", "--log-file", "--node-data"})
 """Options that name a report: an older report there is replaced, any other file never."""
 
 OUTPUTS = frozenset({"-o", "--output", "--docs", "--save-inputs", "--new"})

@@ -60,8 +60,19 @@ if TYPE_CHECKING:
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Also write the plan here; - is stdout, alone.")
 @click.option("--html", "html_path", metavar="FILE", help="Also write a self-contained HTML report.")
+@click.option("--node-data", "node_data_path", metavar="FILE", help="Write precisions as node data of Model Explorer.")
+@click.option("--annotate", is_flag=True, help="Put precision, range and findings on the nodes as metadata (Netron).")
 @click.option("--force", is_flag=True, help="Replace an existing plan folder.")
-def command(model: str, output: str, json_path: str | None, html_path: str | None, force: bool, **options: Any) -> int:
+def command(
+    model: str,
+    output: str,
+    json_path: str | None,
+    html_path: str | None,
+    node_data_path: str | None,
+    annotate: bool,
+    force: bool,
+    **options: Any,
+) -> int:
     """Decide MODEL's precision for a build target, predict the result, and write a folder that builds it."""
     from precision_planner.cli.console import note, render_verdict, stdout_console, work, write_result
     from precision_planner.cli.diff import own_metrics
@@ -70,6 +81,7 @@ def command(model: str, output: str, json_path: str | None, html_path: str | Non
     from precision_planner.planning import plan
     from precision_planner.planning.judged import exit_code
     from precision_planner.reporting.html import render_html
+    from precision_planner.reporting.node_data import node_data_text
     from precision_planner.rewriting.plugins import parse_plugins
 
     folder = Path(output)
@@ -106,9 +118,14 @@ def command(model: str, output: str, json_path: str | None, html_path: str | Non
             **options,
         )
         planned = _asked_of_the_parser(planned, say)
+        if annotate:
+            say("annotating the model")
+            planned = _annotated(planned, model, options["inputs"])
         written = planned.save(folder, force=force)
     if json_path:
         write_result(json.dumps(planned.plan.to_dict(), indent=1), json_path)
+    if node_data_path:
+        write_result(node_data_text(planned.plan.to_dict()), node_data_path)
     if html_path:
         write_result(render_html(planned.plan.to_dict()), html_path)
     if json_path != "-":
@@ -117,6 +134,26 @@ def command(model: str, output: str, json_path: str | None, html_path: str | Non
         script = next((name for name in ("build.py", "verify.py") if folder / name in written), "")
         render_verdict(planned.verdict, f"python {folder / script}" if script else "", fail_on_made_up)
     return exit_code(planned.verdict, planned.passed, fail_on_made_up)
+
+
+def _annotated(planned: PlannedModel, model: str, inputs: Any) -> PlannedModel:
+    from precision_planner.cli.annotating import annotated
+    from precision_planner.model import Model
+
+    made = planned.plan
+    told = [
+        {"node": node.node, "precision": node.precision, "reason": node.reason} for node in made.nodes if node.precision
+    ]
+    typed = annotated(
+        planned.original or Model.load(model),
+        planned.model,
+        decided=told,
+        names=planned.report["names"],
+        inputs=inputs,
+        precision=made.precision,
+        target=made.target,
+    )
+    return replace(planned, model=typed)
 
 
 def _asked_of_the_parser(planned: PlannedModel, say: Callable[[str], None]) -> PlannedModel:

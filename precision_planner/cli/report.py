@@ -16,16 +16,21 @@ from precision_planner.errors import PlannerError
 @click.command("report", cls=PlannerCommand)
 @click.argument("file", metavar="FILE.json")
 @click.option("--html", "html_path", metavar="FILE", help="Write a self-contained HTML report.")
+@click.option("--node-data", "node_data_path", metavar="FILE", help="Write node data of Model Explorer.")
 @click.option("--md", "md_path", metavar="FILE", help="Write Markdown (of a diff).")
 @click.option("--junit", "junit_path", metavar="FILE", help="Write JUnit XML (of a diff).")
-def command(file: str, html_path: str | None, md_path: str | None, junit_path: str | None) -> int:
+def command(
+    file: str, html_path: str | None, node_data_path: str | None, md_path: str | None, junit_path: str | None
+) -> int:
     """Render FILE.json, which a command wrote with --json, again; in the terminal by default."""
     from precision_planner.cli.console import check_results
 
-    check_results([html_path, md_path, junit_path], [file])
+    check_results([html_path, node_data_path, md_path, junit_path], [file])
     data = read_report(Path(file))
     write_reports(data, html_path, md_path, junit_path)
-    if not (html_path or md_path or junit_path):
+    if node_data_path:
+        _write_node_data(data, node_data_path)
+    if not (html_path or node_data_path or md_path or junit_path):
         _print(data)
     return 0
 
@@ -71,6 +76,17 @@ def write_reports(data: Mapping[str, Any], html_path: str | None, md_path: str |
         write_result(render_markdown(data), md_path)
     if junit_path:
         write_result(render_junit(data), junit_path)
+
+
+def _write_node_data(data: Mapping[str, Any], path: str) -> None:
+    from precision_planner.cli.console import write_result
+    from precision_planner.reporting.html import kind_of
+    from precision_planner.reporting.node_data import node_data_text
+
+    try:
+        write_result(node_data_text(data), path)
+    except ValueError as error:
+        raise PlannerError(f"--node-data: this {kind_of(data)} is {error}; give one of these") from None
 
 
 def _print(data: Mapping[str, Any]) -> None:

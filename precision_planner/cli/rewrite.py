@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,10 @@ from precision_planner.cli.grouping import PlannerCommand
 from precision_planner.cli.made_up import inputs_options
 from precision_planner.cli.options import fusion_kinds, graph_options, optional_target, verdict_options
 from precision_planner.errors import OutputError
+
+if TYPE_CHECKING:
+    from precision_planner.model import Model
+    from precision_planner.rewriting import RewriteResult
 
 MOST_REASONS = 10
 """Reasons for what is kept that are printed before the rest is counted; all with -v."""
@@ -44,6 +49,7 @@ def _list_passes(ctx: click.Context, param: click.Parameter, asked: bool) -> Non
 @inputs_options
 @verdict_options
 @click.option("--json", "json_path", metavar="FILE|-", help="Write the report as JSON; - is stdout, alone.")
+@click.option("--annotate", is_flag=True, help="Put precision, range and findings on the nodes as metadata (Netron).")
 @click.option("--force", is_flag=True, help="Overwrite an existing output (never the input).")
 @click.option(
     "--list-passes",
@@ -61,6 +67,7 @@ def command(
     output: str | None,
     plan_path: str | None,
     json_path: str | None,
+    annotate: bool,
     force: bool,
     **options: Any,
 ) -> int:
@@ -97,6 +104,8 @@ def command(
             result = apply(loaded, plan, inputs=options["inputs"], verify=verify)
         else:
             result = rewrite(loaded, fuse=kinds, plugins=plugins, verify=verify, **options)
+        if annotate:
+            result = _annotated(result, loaded, options["inputs"], plan.target if plan else options["target"])
         written = result.save(target, force=force)
     report = {**result.report, "output": [str(path) for path in written]}
     if json_path:
@@ -115,9 +124,27 @@ def command(
     return exit_code(result.verdict, report["verification"]["passed"], fail_on_made_up)
 
 
+def _annotated(result: RewriteResult, loaded: Model, inputs: Any, target: str | None) -> RewriteResult:
+    from precision_planner.cli.annotating import annotated
+
+    report = result.report
+    kept = {"kept_fp32": "fp32", "kept_bf16": "bf16", "kept_sum32": "fp16+"}
+    decided = [{**entry, "precision": kind} for name, kind in kept.items() for entry in report[name]]
+    typed = annotated(
+        loaded,
+        result.typed,
+        decided=decided,
+        names=report["names"],
+        inputs=inputs,
+        precision=report["precision"],
+        target=target,
+    )
+    return replace(result, typed=typed)
+
+
 def _refuse_beside_plan(ctx: click.Context) -> None:
     """A plan says all that becomes of the graph; an option that says something else is a mistake."""
-    free = {"model", "output", "plan_path", "json_path", "force", "inputs", "no_verify", "fail_on_made_up"}
+    free = {"model", "output", "plan_path", "json_path", "force", "inputs", "no_verify", "fail_on_made_up", "annotate"}
     for option in ctx.command.params:
         given = ctx.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
         if given and option.name not in free:

@@ -335,6 +335,7 @@ def _model_facts(model: Model) -> dict[str, Any]:
     index = GraphIndex(model.proto)
     return {
         "name": model.path.name if model.path else (model.proto.graph.name or "model"),
+        "graph": model.proto.graph.name,
         "opset": model.opset,
         "nodes": sum(len(scope.nodes) for scope in index.scopes),
         "weight_bytes": model.weight_bytes,
