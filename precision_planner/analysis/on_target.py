@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto
 from precision_planner.model import GraphIndex, Model, Scope, TypeTable, infer_types, type_name
 from precision_planner.model.index import display_name
 from precision_planner.operators import moves_values
+from precision_planner.patterns import find_patterns
 from precision_planner.targets import Target
 from precision_planner.targets.defects import Defect
 from precision_planner.targets.refusals import Refusal
@@ -145,6 +146,9 @@ def find_defects(model: Model, target: Target, precision: str = "") -> tuple[Kno
     for defect in wanted:
         if defect.dynamic and not dynamic:
             continue
+        if defect.look_alike is not None:
+            found += [_known(defect, nodes) for nodes in _look_alikes(model, index, types, *defect.look_alike)]
+            continue
         for scope, position, node in index.nodes():
             if node.op_type != defect.operators[0] or node.domain not in ("", "ai.onnx"):
                 continue
@@ -158,6 +162,15 @@ def find_defects(model: Model, target: Target, precision: str = "") -> tuple[Kno
                 names = tuple(display_name(scope.nodes[at]) for at in chain)
                 found.append(_known(defect, names))
     return tuple(found)
+
+
+def _look_alikes(
+    model: Model, index: GraphIndex, types: TypeTable, kind: str, reasons: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    """The nodes of what looks like a pattern and is none, for one of these reasons."""
+    for match in find_patterns(model, index=index, types=types, kinds=[kind]):
+        if not match.proven and match.reason.startswith(reasons):
+            yield tuple(index.display(node) for node in match.nodes)
 
 
 def _known(defect: Defect, nodes: tuple[str, ...]) -> KnownDefect:

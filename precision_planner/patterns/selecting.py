@@ -34,6 +34,7 @@ __all__ = [
     "select",
     "selected_kinds",
     "split_selector",
+    "without_folded",
 ]
 
 _NEAR = 3
@@ -241,6 +242,34 @@ class Selector:
         near = list(dict.fromkeys(near))
         hint = f"did you mean {', '.join(near)}?" if near else f"the model has the op types {', '.join(ops[:12])}"
         return f"selector {part!r} matches no node; {hint}"
+
+
+def without_folded(selectors: Iterable[str | NodeId], before: Model, after: Model) -> tuple[str | NodeId, ...]:
+    """The selectors without the parts that mean only nodes which were computed beforehand: they are FP32 already.
+
+    Args:
+      selectors: as the user gave them, about `before`.
+      before: the model with those nodes.
+      after: the model without.
+
+    Raises:
+      SelectorError: a part is no regular expression.
+    """
+    if before is after:
+        return tuple(selectors)
+    old, new = Selector(before), Selector(after)
+    kept: list[str | NodeId] = []
+    for selector in selectors:
+        if isinstance(selector, NodeId):
+            kept.append(selector)
+            continue
+        parts = split_selector(selector)
+        left = [part for part in parts if new._part(part) or not old._part(part)]
+        if len(left) == len(parts):
+            kept.append(selector)
+        elif left:
+            kept.append(",".join(left))
+    return tuple(kept)
 
 
 def select(

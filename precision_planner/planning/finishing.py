@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from precision_planner.analysis.on_target import find_defects, find_refused
+from precision_planner.analysis.on_target import KnownDefect, find_defects, find_refused
 from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.result import OutputDiff
 from precision_planner.emitting.folder import GoldenCase, emit_folder
@@ -28,6 +28,7 @@ from precision_planner.rewriting import RewriteResult, rewrite
 from precision_planner.rewriting.plugins import write_plugin
 from precision_planner.rewriting.rewrite import write_layernorms
 from precision_planner.simulation.typed import is_typed_low
+from precision_planner.targets import Target
 from precision_planner.transforms.constant_rank import give_consumers_rank
 from precision_planner.typing import Decision
 
@@ -215,7 +216,7 @@ def finish(
         },
         findings=tuple(finding.to_dict() for finding in choice.findings),
         refused=tuple(entry.to_dict() for entry in find_refused(built, aim.target, low)),
-        known_defects=tuple(entry.to_dict() for entry in find_defects(built, aim.target, low)),
+        known_defects=tuple(entry.to_dict() for entry in _defects(built, ground.model, aim.target, low)),
         passed=difference.passed if difference is not None and aim.bounds else None,
         verification=_without_times(result.report["verification"]),
         verdict=verdict.to_dict(),
@@ -293,6 +294,13 @@ def _predict(ground: Ground, built: Built, result: RewriteResult, request: Reque
         checked=True,
         **how,
     )
+
+
+def _defects(built: Model, given: Model, target: Target, low: str) -> tuple[KnownDefect, ...]:
+    """Defects that strike at what is built; and at the model as it was, whose patterns Casts may hide."""
+    found = find_defects(built, target, low)
+    seen = {defect.key for defect in found}
+    return found if target.has_builder else (*found, *(d for d in find_defects(given, target) if d.key not in seen))
 
 
 def _without_times(checks: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Ground:
       obstacle: why there are no answers: onnxruntime cannot load the model, or run it on made-up data; '' where there
         are. Such a model (custom operators, plugins) is planned by its structure and its weights alone.
       surgery: the script that made `model` of `original`.
+      whole: `model` with what was computed beforehand from constants still in it.
     """
 
     original: Model
@@ -54,6 +55,7 @@ class Ground:
     answered: tuple[GoldenCase, ...]
     obstacle: str = ""
     surgery: str | None = None
+    whole: Model | None = None
 
     @property
     def golden(self) -> tuple[GoldenCase, ...]:
@@ -93,14 +95,14 @@ def lay_ground(source: Model | Any, request: Request, inputs: Any, surgery: str 
     model = to_single(model)
     if aim.precision == "bf16":
         model = to_single(model, TensorProto.FLOAT16)
-    model = fold_constants(model).model
+    whole, model = model, fold_constants(model).model
     data = load_inputs(inputs, model)
     answered, obstacle = _answers_or_obstacle(model, data)
     if obstacle and aim.bounds:
         raise PlanError(
             f"the tolerance cannot be judged: {obstacle}; leave the tolerance out to plan by structure alone"
         )
-    return Ground(original, model, data, answered, obstacle, surgery)
+    return Ground(original, model, data, answered, obstacle, surgery, whole)
 
 
 def _answers_or_obstacle(model: Model, data: Inputs) -> tuple[tuple[GoldenCase, ...], str]:

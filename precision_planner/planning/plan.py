@@ -18,6 +18,7 @@ from precision_planner.planning.search import Clock, OwnMetric, parse_budget
 from precision_planner.planning.searching import Searched, look_at, search_draft
 from precision_planner.planning.variants import Draft, Variant, as_given, draft, in_types_of, without_repairs
 from precision_planner.planning.weak import is_cheaper, layernorms, left_to_gain, with_norms
+from precision_planner.rewriting.options import selectors_about
 from precision_planner.targets import DEFAULT_TARGET, get_target
 
 __all__ = ["plan"]
@@ -120,6 +121,8 @@ def plan(
     )
     say = progress or (lambda text: None)
     ground = lay_ground(source, request, inputs, surgery)
+    options = selectors_about(options, ground.whole or ground.model, ground.model)
+    request = replace(request, rewriting=options)
     say("measuring activations" if calibrate and not ground.obstacle else "reading weights")
     first = draft(ground, request, Variant(fuse=request.fuse, options=options))
     if request.searches and not ground.obstacle:

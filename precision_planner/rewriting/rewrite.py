@@ -225,7 +225,9 @@ def _typed(source: Model, options: Options, passes: Passes) -> _Steps:
     typing = TypingOptions(options.low, options.io_types, options.keep_as, options.plugins, refused=options.refused)
     if typing.low == TensorProto.BFLOAT16:
         source = passes.run("widen", source, lambda model: PassResult(to_single(model, TensorProto.FLOAT16))).model
+    given = source
     source = passes.run("fold", source, fold_constants).model
+    options = options.about(given, source)
     attentions = passes.run("attention", source, lambda model: _attentions(model, options))
     source = attentions.model
     index = GraphIndex(source.proto)

@@ -29,6 +29,8 @@ class Defect:
       dynamic: only in models with dynamic shapes.
       low: only where the first operator is in 16 bits.
       inputs_over: only where the first operator has a named input beyond this many.
+      look_alike: instead of `operators`: a pattern's kind, and how the reasons begin for which something is none (what
+        it lacks is what the runtime overlooks).
       symptom: what comes out.
       breaker: what breaks the spell: a change to the model or the build that was seen to help.
       reference: a URL.
@@ -49,6 +51,7 @@ class Defect:
     dynamic: bool = False
     low: bool = False
     inputs_over: int | None = None
+    look_alike: tuple[str, tuple[str, ...]] | None = None
 
     def is_about(self, target: Target) -> bool:
         """Whether a build for a target may have it: unknown ends of its versions, and of a GPU, count as having it.

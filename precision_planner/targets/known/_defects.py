@@ -1,4 +1,4 @@
-"""Defects of TensorRT's builders and parsers that others met, and one that we did."""
+"""Defects of TensorRT's builders and parsers that others met, and some of both runtimes that we did."""
 
 from precision_planner.targets.defects import Defect
 
@@ -69,3 +69,18 @@ TENSORRT = (
         inputs_over=1,
     ),
 )
+
+ONNXRUNTIME = (
+    Defect(
+        key="layernorm-look-alike",
+        title="onnxruntime's default optimizations take it for a LayerNormalization, which it is not",
+        operators=(),
+        symptom="no error; another answer than with its optimizations off, on every provider",
+        breaker='load it with disabled_optimizers=["LayerNormFusionL1", "LayerNormFusionL2"], or with '
+        "graph_optimization_level ORT_DISABLE_ALL",
+        reference="https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/optimizer/layer_norm_fusion.cc",
+        runtimes=("onnxruntime",),
+        look_alike=("layer_normalization", ("exponent is", "the operands of Sub are swapped")),
+    ),
+)
+"""Measured with 1.31 and 1.32: exponents 3 and 4, and mean - x, at every level above none."""

@@ -1,6 +1,6 @@
 """ONNX Runtime, which runs typed graphs as they are. Measured with its CUDA provider on an H200."""
 
-from precision_planner.targets.known import _refused
+from precision_planner.targets.known import _defects, _refused
 from precision_planner.targets.target import Attention, Sandwich, Target, Words
 
 TARGET = Target(
@@ -18,6 +18,7 @@ TARGET = Target(
     sandwich=Sandwich(fp32_sums=True),
     attention=Attention(),
     refused=_refused.ONNXRUNTIME,
+    defects=_defects.ONNXRUNTIME,
     sources={
         "bf16_opset": "ONNX: Conv, pooling and InstanceNormalization take BF16 from opset 22",
         "bf16_kernels": "1.31.1 on an H200: 54 of 150 BF16 exports do not load for want of a kernel",
