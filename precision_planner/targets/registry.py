@@ -26,13 +26,24 @@ def _load() -> dict[str, Target]:
         for module in pkgutil.iter_modules(known.__path__)
         if not module.name.startswith("_")
     ]
-    return {target.name: target for target in sorted(found, key=_order)}
+    by_name = {target.name: target for target in sorted(found, key=_order)}
+    if len(by_name) != len(found):
+        raise AssertionError("two files of targets/known/ have one name; a relative of another says name=...")
+    return by_name
 
 
 TARGETS: dict[str, Target] = _load()
 """Targets by name, in the order in which they are listed."""
 
-(DEFAULT_TARGET,) = (target.name for target in TARGETS.values() if target.default)
+
+def _default() -> str:
+    names = [target.name for target in TARGETS.values() if target.default]
+    if len(names) != 1:
+        raise AssertionError(f"one target is the default one, not {names}; a relative of it says default=False")
+    return names[0]
+
+
+DEFAULT_TARGET = _default()
 
 
 def get_target(name: str) -> Target:
