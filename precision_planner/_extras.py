@@ -8,9 +8,12 @@ from types import ModuleType
 
 from precision_planner.errors import InstallationError, MissingExtraError
 
-# The two distributions that own the folder site-packages/onnxruntime. Installed together, the files of
+# The distributions that own the folder site-packages/onnxruntime. Of two installed together, the files of
 # whichever came last win, and removing one breaks the other.
-_ONNXRUNTIME_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+_ONNXRUNTIME_DISTRIBUTIONS = (
+    "onnxruntime",
+    *(f"onnxruntime-{kind}" for kind in ("gpu", "directml", "openvino", "qnn", "rocm", "training")),
+)
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
@@ -26,11 +29,11 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 
     Raises:
       MissingExtraError: the package is not installed; the message has the exact pip line.
-      InstallationError: onnxruntime and onnxruntime-gpu are both installed.
+      InstallationError: two distributions of onnxruntime are installed.
     """
     package = module.partition(".")[0]
     if package == "onnxruntime":
-        _refuse_both_onnxruntimes()
+        _refuse_two_onnxruntimes()
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -51,12 +54,12 @@ def install_line(extra: str) -> str:
     return f'pip install ".[{extra}]"'
 
 
-def _refuse_both_onnxruntimes() -> None:
+def _refuse_two_onnxruntimes() -> None:
     found = [name for name in _ONNXRUNTIME_DISTRIBUTIONS if _is_installed(name)]
-    if len(found) == 2:
+    if len(found) > 1:
         raise InstallationError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; run: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then install the extra cpu or gpu, not both"
+            f"{' and '.join(found)} are both installed and overwrite each other's files; run: "
+            f"pip uninstall -y {' '.join(found)}, then install the extra cpu or gpu, not both"
         )
 
 

@@ -44,6 +44,8 @@ def _rewrite(site: Site, node: NodeProto, position: int) -> Edit | str:
     if elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
         return "it is of doubles or integers"
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if not given.get("axes"):
+        given.pop("axes", None)  # no axes are all of them
     axes_input = node.input[1] if len(node.input) > 1 else ""
     if given.get("noop_with_empty_axes") and not axes_input:
         return "it reduces nothing"
