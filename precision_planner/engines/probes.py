@@ -111,7 +111,7 @@ def _telling(rows: Array, stored: Array, form: Form) -> Array:
     if form == "fp32":
         with np.errstate(over="ignore"):
             half = rows.astype(np.float16).astype(np.float32)
-        brain = rows.astype(ml_dtypes.bfloat16).astype(np.float32)
-        good &= ((half != rows) & (brain != rows)).all(-1)
+        bfloat16 = rows.astype(ml_dtypes.bfloat16).astype(np.float32)
+        good &= ((half != rows) & (bfloat16 != rows)).all(-1)
     result: Array = good
     return result

@@ -199,7 +199,7 @@ def _whole(asked: Asked, probes: Sequence[Probe], places: Mapping[int, int], dat
     if asked.values.ndim >= 2:
         layouts.append(("transposed", np.ascontiguousarray(asked.values.reshape(asked.values.shape[0], -1).T), 1))
     for name, array, turned in layouts:
-        stored = array.astype("<f4") if asked.form == "fp32" else _brain(array)
+        stored = array.astype("<f4") if asked.form == "fp32" else _to_bfloat16(array)
         blob = stored.tobytes()
         for probe in probes:
             rows, columns = asked.values.shape[0], asked.values.size // asked.values.shape[0]
@@ -227,7 +227,7 @@ def _widened(asked: Asked, data: mmap.mmap) -> str:
     return ""
 
 
-def _brain(array: Array) -> Array:
+def _to_bfloat16(array: Array) -> Array:
     import ml_dtypes
 
     result: Array = array.astype(ml_dtypes.bfloat16).view("<u2")

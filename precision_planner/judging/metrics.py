@@ -325,11 +325,6 @@ max_abs, mean_abs, sad, rel_l2 = map(metric_of, ("max_abs", "mean_abs", "sad", "
 p99_abs, cosine, top1, sqnr_db = map(metric_of, ("p99_abs", "cosine", "top1", "sqnr_db"))
 
 
-def sad_rows(reference: Array, candidate: Array) -> Array:
-    """Sum of absolute differences of each row; see `Pair.row_sums`."""
-    return Pair(reference, candidate).row_sums
-
-
 def nonfinite(x: Array) -> int:
     """How many elements are NaN or infinite."""
     return int(np.size(x) - finite(np.asarray(x)).sum())

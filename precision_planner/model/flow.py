@@ -209,18 +209,6 @@ class Flow:
                 found.append(origin)
         return found
 
-    def path_back(
-        self, starts: Iterable[_Place], through: Through = carries, *, limit: int | None = None
-    ) -> list[Origin]:
-        """The nodes on the way back that hand values on: those through which `origins` went.
-
-        Args:
-          starts: (the graph in which it is read, value).
-          through: which nodes hand on which of their inputs.
-          limit: how many values are looked at, at most; None for all.
-        """
-        return [origin for origin, passes in self.trace(starts, through, limit=limit) if passes]
-
     def maker(self, scope: Scope, value: str, through: Through = carries) -> Origin | None:
         """The one place that a value comes from, None where there are several (branches, merges)."""
         found = self.origins(scope, value, through)
@@ -234,7 +222,7 @@ class Flow:
         until: Callable[[Scope, str], bool] | None = None,
         limit: int | None = None,
     ) -> Iterator[tuple[Origin, bool]]:
-        """Every value on the way back, and whether the walk goes on behind it; other arguments as of `path_back`.
+        """Every value on the way back, and whether the walk goes on behind it.
 
         Args:
           starts: (the graph in which it is read, value).

@@ -89,11 +89,6 @@ class Model:
         return any(file != self.path for file in self.files)
 
     @property
-    def structure_bytes(self) -> int:
-        """Size of the stripped model, in bytes."""
-        return self.proto.ByteSize()
-
-    @property
     def stored_bytes(self) -> int:
         """Size of the model as one file, in bytes."""
         return files.stored_length(self.proto, self.weights)

@@ -34,8 +34,3 @@ def check_report(data: Mapping[str, Any]) -> str:
 def schema_of(kind: str) -> dict[str, Any]:
     """The published JSON schema of a kind of report."""
     return published_schema(kind)
-
-
-def diff_schema() -> dict[str, Any]:
-    """The published JSON schema of a diff."""
-    return published_schema("diff")

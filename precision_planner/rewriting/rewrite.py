@@ -21,6 +21,7 @@ from precision_planner.model.inputs import load_inputs
 from precision_planner.patterns import Match, find_patterns
 from precision_planner.patterns.selecting import pattern_kinds, selected_kinds
 from precision_planner.rewriting.attention import VerifiedAttention, unwritten, verified_attention
+from precision_planner.rewriting.checks import summarize, verify_typed
 from precision_planner.rewriting.convert import ConvertOptions, ConvertResult, convert
 from precision_planner.rewriting.deciding import asked_for, carry, check_converted
 from precision_planner.rewriting.interface import Narrowed, narrow_inputs
@@ -32,7 +33,6 @@ from precision_planner.rewriting.report import build_report
 from precision_planner.rewriting.safeguards import closed_norms, safeguards
 from precision_planner.rewriting.sums import SumsResult, promise_sums
 from precision_planner.rewriting.surgery import run_surgery
-from precision_planner.rewriting.verify import summarize, verify_typed
 from precision_planner.rewriting.weights import check_policy
 from precision_planner.targets.refusals import Refusal
 from precision_planner.targets.target import Islands

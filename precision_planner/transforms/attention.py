@@ -73,7 +73,7 @@ class _Attention:
     scale: float = 1.0
     mask: str = ""
     selects: tuple[str, float, bool] | None = None
-    spread: bool = False
+    repeats_mask: bool = False
     drop: list[int] = field(default_factory=list)
 
 
@@ -166,7 +166,9 @@ def _take_apart(model: Model, index: GraphIndex, types: TypeTable, scope: Scope,
     if mask:
         shape, queries = types.of(scope, mask).shape, types.of(scope, found.q).shape
         # onnxruntime takes a mask of one row for all queries only if it is written out
-        found.spread = not (shape and queries and len(shape) > 1 and shape[-2] is not None and shape[-2] == queries[2])
+        found.repeats_mask = not (
+            shape and queries and len(shape) > 1 and shape[-2] is not None and shape[-2] == queries[2]
+        )
     return found
 
 
@@ -306,14 +308,14 @@ def _attention_nodes(
                 graph.initializer.append(numpy_helper.from_array(np.array(number, np.float32), value))
             sides = [zero, floor] if attends else [floor, zero]
             nodes.append(helper.make_node("Where", [condition, *sides], [mask], fresh(f"{name}_where")))
-    if mask and one.spread:
-        mask = _spread(mask, one.q, name, nodes, fresh, graph)
+    if mask and one.repeats_mask:
+        mask = _repeated(mask, one.q, name, nodes, fresh, graph)
     inputs = [one.q, k, one.v, *([mask] if mask else [])]
     nodes.append(helper.make_node("Attention", inputs, [output], name, scale=float(np.float32(one.scale))))
     return nodes
 
 
-def _spread(mask: str, q: str, name: str, nodes: list[onnx.NodeProto], fresh: Fresh, graph: onnx.GraphProto) -> str:
+def _repeated(mask: str, q: str, name: str, nodes: list[onnx.NodeProto], fresh: Fresh, graph: onnx.GraphProto) -> str:
     """The mask with a row for each query: expanded to [1, 1, queries, 1]."""
     ones, one, queries, shape, result = (
         fresh(f"{name}_{part}") for part in ("ones", "one", "queries", "shape", "rows")

@@ -139,5 +139,4 @@ def test_maker_and_paths() -> None:
     assert maker is not None
     assert maker.node is not None
     assert maker.node.op_type == "Exp"
-    assert [found.position for found in flow.path_back([(index.main, "y")])] == [2, 1]
     assert [read.position for read in flow.passed(index.main, "e")] == [1, 2]

@@ -125,10 +125,10 @@ def test_a_candidate_that_does_not_load_is_never_simulated() -> None:
 
 def test_what_the_checker_refuses_is_an_error_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewrite that came out wrong, whatever the reason: here the check itself says so."""
-    from precision_planner.rewriting import verify
+    from precision_planner.rewriting import checks
 
     seen = iter(["the ONNX checker: B has inconsistent type", "", "the ONNX checker: B has inconsistent type", ""])
-    monkeypatch.setattr(verify, "check_file", lambda path: next(seen))
+    monkeypatch.setattr(checks, "check_file", lambda path: next(seen))
     x = {"x": np.ones((2, 8), np.float32)}
     with pytest.raises(ConversionError, match="the fp16 model that was made is refused: the ONNX checker"):
         pp.rewrite(squares(1.0), inputs=x)

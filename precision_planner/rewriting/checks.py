@@ -16,7 +16,7 @@ from precision_planner.rewriting.loading import check_file, load_file
 from precision_planner.writing import scratch_folder
 
 _LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
-_NO_BRAIN = "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
+_NO_BFLOAT16 = "onnxruntime's CPU provider has no bfloat16 kernels; checked by structure only"
 _TYPE_NAMES = frozenset(row.type_attribute for row in operators() if row.type_attribute)
 
 
@@ -39,7 +39,7 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
         ort = require("onnxruntime", extra="cpu", purpose="verifying the typed model")
     except MissingExtraError as error:
         return None, str(error)
-    brain = _uses(typed, onnx.TensorProto.BFLOAT16)
+    has_bfloat16 = _uses(typed, onnx.TensorProto.BFLOAT16)
     error_text = ""
     with scratch_folder() as folder:
         path = folder / "typed.onnx"
@@ -49,16 +49,16 @@ def _judge(original: Model, typed: Model) -> tuple[bool | None, str]:
             original.save(folder / "original.onnx")
             before = check_file(folder / "original.onnx")
             return (None, f"the input model is refused, too: {before}") if before else (False, broken)
-        if brain and not _uses(original, onnx.TensorProto.BFLOAT16):
-            return None, _NO_BRAIN
+        if has_bfloat16 and not _uses(original, onnx.TensorProto.BFLOAT16):
+            return None, _NO_BFLOAT16
         for level in _LEVELS:
             error_text = load_file(ort, path, level)
             if error_text:
                 break
         if not error_text:
             return True, ""
-        if brain and "NOT_IMPLEMENTED" in error_text:
-            return None, _NO_BRAIN
+        if has_bfloat16 and "NOT_IMPLEMENTED" in error_text:
+            return None, _NO_BFLOAT16
         whole = folder / "original.onnx"
         original.save(whole)
         refused = load_file(ort, whole, "ORT_DISABLE_ALL")
