@@ -12,38 +12,6 @@ from onnx import AttributeProto, NodeProto
 from precision_planner.operators.row import Movement, Product, Reduction, Slots
 from precision_planner.operators.table import domain_of, row_of
 
-__all__ = [
-    "ALONE",
-    "ANYHOW",
-    "GEMMS",
-    "MOMENTS",
-    "PRODUCTS",
-    "RESHAPES",
-    "TOTALS",
-    "carries",
-    "carries_to",
-    "combines",
-    "computes_with",
-    "dtype_attribute",
-    "hands_mask_on",
-    "holds",
-    "ignores_scale",
-    "is_arithmetic",
-    "is_comparison",
-    "is_control",
-    "is_conversion",
-    "is_exact",
-    "is_generator",
-    "is_norm",
-    "is_pointwise",
-    "is_product",
-    "is_sum",
-    "moves_values",
-    "named",
-    "slots_of",
-    "weight_role",
-]
-
 RESHAPES: frozenset[Movement] = frozenset({"whole"})
 """Every element of one input once."""
 ALONE: frozenset[Movement] = RESHAPES | {"part", "repeat"}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import precision_planner as pp
+from examples.bert_classifier import PRESETS, build_bert_classifier
 from precision_planner.cli.main import main
-from precision_planner.model import Model
+from precision_planner.errors import ConversionError
+from precision_planner.model import GraphIndex, Model
 from precision_planner.model.edit import PassResult
-from precision_planner.rewriting.passes import CHECK_VARIABLE, PASSES, PassError, Passes, faults
+from precision_planner.rewriting import passes, rewrite
+from precision_planner.rewriting.passes import CHECK_VARIABLE, PASSES, PassError, Passes, faults, refusals
+from tests.random_graphs import decisions_of, graphs
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -79,3 +87,31 @@ def test_names_and_notes_are_gathered_and_the_order_is_kept():
     assert (passes.names, passes.notes, passes.done) == ({"a": "b"}, ["one"], [])
     with pytest.raises(PassError, match="surgery runs after fuse"):
         passes.run("surgery", model, PassResult)
+
+
+@pytest.mark.slow
+@given(graphs(), st.sampled_from(("fp16", "bf16")), st.sampled_from(((), ("layernorm",), ("attention", "layernorm"))))
+@settings(max_examples=60)
+def test_after_every_pass_of_a_random_model_the_checker_has_nothing_to_say(drawn, precision, fuse) -> None:
+    """The checker is on in every test (conftest): a pass that leaves what it refuses raises."""
+    assert os.environ.get(CHECK_VARIABLE)
+    model = Model.load(drawn.model)
+    decisions = decisions_of(drawn, GraphIndex(model.proto))
+    options = {"decisions": decisions, "io_types": drawn.io_types, "fuse": fuse, "verify": False, "safe": False}
+    try:
+        found = rewrite(model, precision=precision, **options)
+    except ConversionError as error:
+        if "nothing was converted" not in str(error):  # as of a model that only moves values
+            raise
+        return
+    assert refusals(found.typed) == []
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-massive"])
+def test_after_every_pass_of_a_sample_model_the_checker_has_nothing_to_say(preset: str, monkeypatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(passes, "refusals", lambda model: looked.append(preset) or refusals(model))
+    model = build_bert_classifier(PRESETS[preset])
+    found = rewrite(model, keep_fp32="softmax", keep_sum32="MatMul", int32_inputs=True, verify=False)
+    assert {"fuse", "convert", "sums", "int32_inputs"} <= set(found.report["passes"])
+    assert len(looked) >= len(found.report["passes"])
