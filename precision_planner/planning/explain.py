@@ -86,7 +86,7 @@ def _is_rewritten(found: Diff, candidate: Side) -> bool:
 def _propose(model: Model, inputs: Any, precision: str) -> Any:
     from precision_planner.planning import plan
 
-    return plan(model, inputs=inputs, precision=precision, verify=False)
+    return plan(model, inputs=inputs, precision=precision)
 
 
 def _plain(model: Model, inputs: Any, precision: str) -> dict[str, Any] | None:

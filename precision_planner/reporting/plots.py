@@ -9,8 +9,8 @@ from typing import Any
 
 from precision_planner.reporting.numbers import as_float, number
 
-WIDTH, HEIGHT = 960, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 30
+HEIGHT = 260
+TOP, BOTTOM = 14, 30
 MARKERS = 600
 """Points of a long network that carry a tooltip; the line is drawn through all of them."""
 
@@ -39,7 +39,8 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
     top, bottom = TOP + (16 if lost else 0), HEIGHT - BOTTOM - 16
 
     def x(at: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * at / count, 1)
+        """Percent of the width: text and strokes keep their size however narrow the page is."""
+        return round(100 * at / count, 2)
 
     def y(error: float) -> float:
         if not math.isfinite(error):
@@ -50,7 +51,7 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
         return round(top + (bottom - top) * (high - exponent) / (high - low), 1)
 
     parts = [
-        f'<svg id="layer-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg id="layer-plot" class="fluid" width="100%" height="{HEIGHT}" role="img" '
         f'aria-label="Relative error of {len(points)} values in topological order, from 1e{low} to 1e{high}">'
     ]
     islands = _islands(layers)
@@ -58,12 +59,14 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
     step = max(1, math.ceil((high - low) / 7))
     rows = [(y(10.0**exponent), f"1e{exponent}") for exponent in range(low, high + 1, step)]
     rows += [(y(0.0), "0")] + ([(y(math.inf), "inf")] if lost else [])
-    for at, label in rows:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{round(at + 4, 1)}" text-anchor="end">{label}</text>')
+    parts += [f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>' for at, _ in rows]
     # values that did not change (shapes, masks) would draw the line to the ground and back
     line = " ".join(f"{x(at)},{y(error)}" for at, (_, error) in enumerate(points) if error != 0)
-    parts.append(f'<polyline class="trace" points="{line}"/>')
+    parts.append(
+        f'<svg width="100%" height="{HEIGHT}" viewBox="0 0 100 {HEIGHT}" preserveAspectRatio="none" overflow="visible">'
+        f'<polyline class="trace" vector-effect="non-scaling-stroke" points="{line}"/></svg>'
+    )
+    parts += [f'<text class="tick" x="2" y="{round(at - 3, 1)}">{label}</text>' for at, label in rows]
     every = max(1, len(points) // MARKERS)
     mark = ""
     for at, (layer, error) in enumerate(points):
@@ -74,7 +77,7 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
         kind = "first" if is_first else "lost" if gone else "same" if error == 0 else "point"
         title = f"{layer['node']} ({layer['op_type']}): {number(layer['rel_l2'])}"
         circle = (
-            f'<circle class="{kind}" cx="{x(at)}" cy="{y(error)}" r="{5 if is_first else 2.2}">'
+            f'<circle class="{kind}" cx="{x(at)}%" cy="{y(error)}" r="{5 if is_first else 2.2}">'
             f"<title>{escape(title)}</title></circle>"
         )
         if not is_first:
@@ -83,15 +86,13 @@ def layer_plot(layers: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | N
         anchor, shift = ("end", -9) if at > count / 2 else ("start", 9)
         down = y(error) + (34 if y(error) < top + 24 else -8)
         mark = (
-            f'<line class="guide" x1="{x(at)}" x2="{x(at)}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>{circle}'
-            f'<text class="mark" x="{x(at) + shift}" y="{round(down, 1)}" text-anchor="{anchor}">'
+            f'<line class="guide" x1="{x(at)}%" x2="{x(at)}%" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>{circle}'
+            f'<text class="mark" x="{x(at)}%" dx="{shift}" y="{round(down, 1)}" text-anchor="{anchor}">'
             "first divergence</text>"
         )
     parts.append(mark)
     legend = "values in topological order" + ("; shaded: computed in FP32" if islands else "")
-    parts.append(
-        f'<text class="tick" x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{legend}</text></svg>'
-    )
+    parts.append(f'<text class="tick" x="50%" y="{HEIGHT - 8}" text-anchor="middle">{legend}</text></svg>')
     return "".join(parts)
 
 
@@ -179,8 +180,8 @@ def _islands(layers: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
 
 
 def _island(left: float, right: float) -> str:
-    left = max(left, float(LEFT))
+    left = max(left, 0.0)
     return (
-        f'<rect class="island" x="{left}" y="{TOP}" width="{round(max(1.0, right - left), 1)}" '
+        f'<rect class="island" x="{left}%" y="{TOP}" width="{round(max(0.2, min(right, 100) - left), 2)}%" '
         f'height="{HEIGHT - TOP - BOTTOM}"/>'
     )

@@ -206,21 +206,26 @@ def _power(value: float) -> str:
     return f"2^{round(math.log2(value))}"
 
 
+LABEL_ROOM = 12.0
+"""Percent of the width that a rule's name takes on a page of 500 pixels."""
+
+
 def _pins(findings: Iterable[Mapping[str, Any]], count: int) -> Iterable[Pin]:
-    """Errors and warnings by column; a rule is named where its name has room."""
+    """Errors and warnings by column; a rule is named where no pin of its row stands upon its name."""
     columns = min(count, COLUMNS)
     found: dict[int, list[tuple[int, Mapping[str, Any]]]] = {}
     grave = [finding for finding in findings if finding["severity"] in ("error", "warning")]
     for row, finding in enumerate(grave):
         if finding.get("at") is not None:
             found.setdefault(finding["at"] * columns // count, []).append((row, finding))
-    free = {"error": -math.inf, "warning": -math.inf}
-    for column in sorted(found):
+    beyond = dict.fromkeys(("error", "warning"), math.inf)
+    pins = []
+    for column in sorted(found, reverse=True):
         members = sorted(found[column], key=lambda item: item[1]["severity"] != "error")
         row, first = members[0]
         severity, x = str(first["severity"]), round(100 * (column + 0.5) / columns, 2)
         more = f" and {len(members) - 1} more findings here" if len(members) > 1 else ""
-        label = ""
-        if x >= free[severity]:
-            label, free[severity] = str(first["rule"]), x + 14
-        yield Pin(x, severity, f"{first['rule']}: {first['message']}{more}", f"finding-{row}", label)
+        label = str(first["rule"]) if beyond[severity] - x >= LABEL_ROOM else ""
+        beyond[severity] = x
+        pins.append(Pin(x, severity, f"{first['rule']}: {first['message']}{more}", f"finding-{row}", label))
+    return reversed(pins)

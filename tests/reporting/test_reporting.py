@@ -139,6 +139,11 @@ def _svg(text: str) -> ET.Element:
     return ET.fromstring(text)
 
 
+def percent(element: ET.Element, name: str) -> float:
+    """A place along the plot, which is in percent of the page's width."""
+    return float(element.get(name, "").removesuffix("%"))
+
+
 def test_the_layer_plot_shades_islands_and_marks_the_first_divergence() -> None:
     errors: list[object] = [0.0, 1e-4, 2e-4, "inf", 0.5]
     layers = [
@@ -146,13 +151,13 @@ def test_the_layer_plot_shades_islands_and_marks_the_first_divergence() -> None:
         for at, error in enumerate(errors)
     ]
     plot = _svg(layer_plot(layers, {"value": "v3"}))
-    circles = sorted(plot.iter("circle"), key=lambda circle: float(circle.get("cx", 0)))
+    circles = sorted(plot.iter("circle"), key=lambda circle: percent(circle, "cx"))
     kinds = [circle.get("class") for circle in circles]
     assert kinds == ["same", "point", "point", "first", "point"]
     (island,) = [rect for rect in plot.iter("rect") if rect.get("class") == "island"]
-    inside = [float(c.get("cx", 0)) for c in circles][1:3]
-    left = float(island.get("x", 0))
-    assert left < inside[0] < inside[1] < left + float(island.get("width", 0))
+    inside = [percent(c, "cx") for c in circles][1:3]
+    left = percent(island, "x")
+    assert left < inside[0] < inside[1] < left + percent(island, "width")
     (line,) = plot.iter("polyline")
     assert len(line.get("points", "").split()) == 4  # what did not change is no part of the line
     heights = [float(c.get("cy", 0)) for c in circles]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import socket
@@ -35,10 +36,12 @@ class Browser:
     def start(self, chromium: str, *, dark: bool) -> None:
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         options += ["--window-size=1280,900", "--disable-background-networking"]
+        # a page may ask for nothing: whatever it does ask for fails, and is logged
+        options += ["--host-resolver-rules=MAP * ~NOTFOUND"]
         options += ["--blink-settings=preferredColorScheme=0"] if dark else []
         wanted = {
             "goog:chromeOptions": {"binary": chromium, "args": options},
-            "goog:loggingPrefs": {"browser": "ALL"},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         }
         made = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{made['sessionId']}"
@@ -48,6 +51,28 @@ class Browser:
 
     def script(self, code: str, *arguments: Any) -> Any:
         return self._call("POST", self._session + "/execute/sync", {"script": code, "args": list(arguments)})
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Give the page a width, as a device or a frame of it has."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._devtools("Emulation.setDeviceMetricsOverride", size)
+
+    def picture(self, path: Path, most: int = 6000) -> None:
+        """Save the page as a PNG, up to a height."""
+        height = min(self.script("return document.documentElement.scrollHeight"), most)
+        area = {"x": 0, "y": 0, "width": self.script("return innerWidth"), "height": height, "scale": 1}
+        shot = self._devtools("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": area})
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def requested(self) -> list[str]:
+        """Every address that was asked for since the last call."""
+        found = self._call("POST", self._session + "/se/log", {"type": "performance"})
+        events = (json.loads(entry["message"])["message"] for entry in found)
+        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+
+    def _devtools(self, command: str, parameters: dict[str, Any]) -> Any:
+        body = {"cmd": command, "params": parameters}
+        return self._call("POST", self._session + "/chromium/send_command_and_get_result", body)
 
     def type(self, *keys: str) -> None:
         """Press keys, as the keyboard does: trusted events, to whatever has the focus."""
