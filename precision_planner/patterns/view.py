@@ -20,6 +20,9 @@ SMALL = 4096
 
 _STANDARD = ("", "ai.onnx")
 
+_EVERYTHING = 10**9
+"""An end of a Slice from which on it means the last element: tf2onnx's for none; others give 2^31 - 1 or 2^63 - 1."""
+
 
 class View:
     """One scope of a model, with memory of what was asked before.
@@ -85,7 +88,11 @@ class View:
         return None
 
     def root(self, value: str) -> str:
-        """Where `value` comes from, seen through Identity, inference Dropout and Casts from float to float."""
+        """Where `value` comes from, seen through what changes nothing and through Casts from float to float.
+
+        That is Identity, Dropout of inference, a zero added or subtracted, a Slice of everything, and an Unsqueeze of
+        the axes that a Squeeze took away.
+        """
         return self._walk(value)[0]
 
     def path(self, value: str) -> tuple[int, ...]:
@@ -105,10 +112,15 @@ class View:
         at, path = value, []
         while True:
             node = self.node(at)
-            if node is None or not node.input or not self._transparent(node, at):
+            if node is None or not node.input:
+                break
+            if self._puts_back(node):
+                path.append(self.position(at))
+                at = node.input[0]
+            elif not self._transparent(node, at):
                 break
             path.append(self.position(at))
-            at = node.input[0]
+            at = self.scope.nodes[path[-1]].input[0]
             if len(path) > 64:  # a cycle, in a model that is none
                 break
         self._roots[value] = (at, tuple(path))
@@ -132,8 +144,44 @@ class View:
                     return True
                 training = self.constant(node.input[2])
                 return training is not None and not bool(training.any())
+            case "Add" | "Sub":
+                return self._adds_nothing(node, value)
+            case "Slice":
+                return self._takes_everything(node)
             case _:
                 return False
+
+    def _adds_nothing(self, node: onnx.NodeProto, value: str) -> bool:
+        """Whether the second operand is zero, and no larger than the first."""
+        zero = self.constant(node.input[1])
+        if zero is None or zero.dtype.kind not in "fV" or zero.astype(np.float64).any():
+            return False
+        shape, result = self.shape(node.input[0]), self.shape(value)
+        one = zero.size == 1 and (zero.ndim == 0 or zero.ndim <= (self.type(node.input[0]).rank or 0))
+        return one or (shape is not None and shape == result and all(isinstance(size, int) for size in shape))
+
+    def _takes_everything(self, node: onnx.NodeProto) -> bool:
+        """Whether a Slice leaves nothing out: from 0 to what no axis reaches, in steps of 1."""
+        if len(node.input) < 3:
+            return False
+        starts, ends = (self.constant(name) for name in node.input[1:3])
+        steps = self.constant(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1, np.int64)
+        if starts is None or ends is None or steps is None:
+            return False
+        return not starts.any() and bool((ends >= _EVERYTHING).all()) and bool((steps == 1).all())
+
+    def _puts_back(self, node: onnx.NodeProto) -> bool:
+        """Whether an Unsqueeze puts back the very axes that the Squeeze before it took away."""
+        if node.op_type != "Unsqueeze":
+            return False
+        squeeze = self.node(node.input[0])
+        if squeeze is None or squeeze.op_type != "Squeeze":
+            return False
+        ranks = self.type(squeeze.input[0]).rank, self.type(node.output[0]).rank
+        if None in ranks or ranks[0] != ranks[1]:
+            return False
+        taken, put = (self.axes(each, name) for each, name in ((squeeze, squeeze.input[0]), (node, node.output[0])))
+        return isinstance(taken, tuple) and taken != () and taken == put
 
     def same(self, a: str, b: str) -> bool:
         """Whether two values are the same but for rounding in Casts."""
@@ -286,7 +334,8 @@ class View:
         Returns:
           The axes; a reason where they are no constant; None where the node reduces nothing.
         """
-        rank = self.rank(source)
+        rank = self.type(source).rank
+        rank = self.rank(source) if rank is None else rank
         raw: list[int] | None = None
         if len(node.input) > 1 and node.input[1]:
             array = self.constant(node.input[1])

@@ -156,18 +156,35 @@ def starts_softplus(facts: ModelFacts, subject: Subject) -> FactValue:
 
 @subject_fact("node", type="flag")
 def is_moments_variance(facts: ModelFacts, subject: Subject) -> FactValue:
-    """Whether it is E[x^2] - E[x]^2: the mean of the squares minus the square of the mean of the same value."""
+    """Whether it is E[x^2] - E[x]^2: the mean of the squares minus the square of the mean of the same value.
+
+    A mean is ReduceMean, global average pooling, or a sum times or over a constant, as Flax writes it.
+    """
     assert subject.node is not None
     scope, node = subject.scope, subject.node
     if node.op_type != "Sub":
         return False
-    mean_of_squares, square_of_mean = (facts.source_node(scope, name) for name in node.input)
-    if mean_of_squares is None or mean_of_squares.op_type != "ReduceMean":
-        return False
-    squared = _squared(facts, scope, mean_of_squares.input[0])
-    mean = None if square_of_mean is None else _squared(facts, scope, node.input[1])
-    maker = None if mean is None else facts.source_node(scope, mean)
-    return squared is not None and maker is not None and maker.op_type == "ReduceMean" and maker.input[0] == squared
+    squares = _averaged(facts, scope, node.input[0])
+    squared = None if squares is None else _squared(facts, scope, squares)
+    mean = _squared(facts, scope, node.input[1])
+    averaged = None if mean is None else _averaged(facts, scope, mean)
+    return squared is not None and averaged == squared
+
+
+def _averaged(facts: ModelFacts, scope: Scope, value: str) -> str | None:
+    """What a value is the mean of; None for everything else."""
+    node = facts.source_node(scope, value)
+    if node is None or not node.input:
+        return None
+    if node.op_type in ("ReduceMean", "GlobalAveragePool"):
+        return node.input[0]
+    if node.op_type not in ("Mul", "Div"):
+        return None
+    for slot in (0, 1) if node.op_type == "Mul" else (0,):
+        total = facts.source_node(scope, node.input[slot])
+        if total is not None and total.op_type == "ReduceSum" and facts.number(scope, node.input[1 - slot]):
+            return total.input[0]
+    return None
 
 
 def _squared(facts: ModelFacts, scope: Scope, value: str) -> str | None:
