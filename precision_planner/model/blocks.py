@@ -244,7 +244,8 @@ def part_input(name: str, elem_type: int, shape: Sequence[int], nodes: Iterable[
 
     Its rank is said only where it may be needed, and with it the length of a list of integers, by which a Reshape has
     its rank: onnxruntime runs no Scan whose body has results of unknown rank, and no Resize to sizes whose number it
-    does not know, and finds those from the whole model.
+    does not know, and finds those from the whole model. So the length of a list of which these sizes are made is said,
+    too, whatever its type.
 
     Args:
       name: the value's.
@@ -253,7 +254,10 @@ def part_input(name: str, elem_type: int, shape: Sequence[int], nodes: Iterable[
       nodes: the part's.
     """
     dims: list[int | None] | None = None
-    if _needs_ranks(nodes):
+    nodes = list(nodes)
+    if len(shape) == 1 and name in _measures(nodes):
+        dims = list(shape)
+    elif _needs_ranks(nodes):
         dims = list(shape) if elem_type == TensorProto.INT64 and len(shape) == 1 else [None] * len(shape)
     return helper.make_tensor_value_info(name, elem_type, dims)
 
@@ -263,6 +267,18 @@ def _makes_integers(node: NodeProto) -> bool:
         attribute.name in ("value_int", "value_ints") or attribute.t.data_type == TensorProto.INT64
         for attribute in node.attribute
     )
+
+
+def _measures(nodes: Sequence[NodeProto]) -> set[str]:
+    """What the sizes and scales by which images are sampled are made of, but for values whose shape is taken."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        row = row_of(node)
+        if row.coordinates:
+            found.update(n for slot, n in enumerate(node.input) if slot in row.coordinates or slot in row.shapes)
+        if not row.blind and not found.isdisjoint(node.output):
+            found.update(node.input)
+    return found
 
 
 def _needs_ranks(nodes: Iterable[NodeProto]) -> bool:
