@@ -26,6 +26,7 @@ _TENSOR = re.compile(r"(?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\].*?Dataty
 # What follows the layers: TensorRT-RTX 1.4 calls the interface Bindings, later versions I/O Tensors.
 _END = re.compile(r"\n(?:Bindings|I/O Tensors):")
 # Fused layers separate the entries by a control character: 0x1e or, within a kernel, 0x1f.
+_IN_A_BODY = re.compile(r" \| [^|]*\((?:then_branch|else_branch|body)\)(?: \| [^|]*)*$")
 _NODE, _CONTROLS = "[ONNX Layer: ", "\x1e\x1f"
 
 
@@ -93,14 +94,14 @@ def parse_nodes(metadata: str) -> tuple[str, ...]:
     """Return the ONNX node names in a layer's metadata, in its order.
 
     `[ONNX Layer: a][ONNX Layer: b]` gives `("a", "b")`. A name may itself hold brackets; only a bracket that
-    ends an entry does so.
+    ends an entry does so. Of a node in a body, `[ONNX Layer: a | graph (then_branch) | holder (If)]` gives `("a",)`.
     """
     nodes: list[str] = []
     held: list[str] = []
     for part in metadata.split(_NODE)[1:]:
         whole = part.rstrip(_CONTROLS)
         if whole.endswith("]"):
-            nodes.append(_NODE.join([*held, whole[:-1]]))
+            nodes.append(_IN_A_BODY.sub("", _NODE.join([*held, whole[:-1]])))
             held.clear()
         else:
             held.append(part)  # of a name that holds what begins an entry

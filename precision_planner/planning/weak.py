@@ -7,12 +7,13 @@ from typing import Any
 
 from onnx import NodeProto
 
-from precision_planner.model import GraphIndex, Model, NodeId
+from precision_planner.model import GraphIndex, Model, NodeId, Scope
 from precision_planner.model.bodies import bodies_of
 from precision_planner.model.inputs import Inputs
 from precision_planner.operators import is_product, row, row_of
 from precision_planner.plans import Constraint
 from precision_planner.rewriting import RewriteResult, rewrite
+from precision_planner.simulation.rounding import ValueKey
 
 __all__ = [
     "constant_values",
@@ -75,7 +76,8 @@ def constrained_nodes(result: RewriteResult, built: Model, *, hold_low: bool = F
     ("Could not infer output types ... normalizationScaled") and falls back to FP32 for the whole region, so there the
     LayerNorms are better left decomposed and constrained: the second result says that this is so. Nodes that no type
     but FP32 fits need none, TensorRT knows these itself; nor do nodes that read constants alone, which are computed
-    before the engine is built.
+    before the engine is built. The nodes of bodies are layers of the one network and named as those of the main graph
+    are, so they are constrained like them.
 
     Args:
       result: of the rewrite.
@@ -90,7 +92,7 @@ def constrained_nodes(result: RewriteResult, built: Model, *, hold_low: bool = F
     following: list[NodeId] = []
     for typing in result.assignment.nodes.values():
         found = index.find(typing.node)
-        if found is None or found[0].kind != "main" or typing.node.output in folded:
+        if found is None or found[0].kind == "function" or tuple(typing.node) in folded:
             continue
         if typing.compute == result.assignment.options.precision:
             if hold_low and not typing.moves and not _is_untyped(typing.op_type):
@@ -103,15 +105,15 @@ def constrained_nodes(result: RewriteResult, built: Model, *, hold_low: bool = F
         else:
             chosen[typing.node] = typing.compute
     wide = (node for node, precision in chosen.items() if precision == "fp32")
-    stored = {name for node in wide for name in _node(index, node).output}
+    stored = {(node.scope, name) for node in wide for name in _node(index, node).output}
     # what picks from values in FP32 must not read them in FP16: ties would decide otherwise
     for identity in result.assignment.reading_wide:
         found = index.find(identity)
-        if found is None or found[0].kind != "main" or identity.output in folded:
+        if found is None or found[0].kind == "function" or tuple(identity) in folded:
             continue
         if row_of(found[0].nodes[found[1]]).picks_index:
             chosen[identity] = "fp32"
-    chosen.update((node, "fp32") for node in following if stored.intersection(_node(index, node).input))
+    chosen.update((node, "fp32") for node in following if stored.intersection(_read(index, node)))
     return chosen, any(_node(index, node).op_type == "LayerNormalization" for node in chosen)
 
 
@@ -137,24 +139,36 @@ def constraints_of(nodes: Mapping[NodeId, str], built: Model) -> tuple[Constrain
     )
 
 
+def _read(index: GraphIndex, identity: NodeId) -> set[ValueKey]:
+    """The values that a node reads, by the graphs that hold them."""
+    scope = index.by_path[identity.scope]
+    return {_key(index, scope, name) for name in _node(index, identity).input if name}
+
+
 def _node(index: GraphIndex, identity: NodeId) -> NodeProto:
     found = index.find(identity)
     assert found is not None, "a constrained node is one of the model that is built"
     return found[0].nodes[found[1]]
 
 
-def constant_values(index: GraphIndex) -> set[str]:
-    """The values of the main graph that depend on no input: constants, and what is computed from constants alone."""
-    main = index.scopes[0]
-    known = {name for name in main.initializers if not main.is_overridable(name)} | set(main.sparse_initializers)
-    grown = True
-    while grown:  # once, and once more to see that nothing is new: the nodes of a graph are sorted
-        grown = False
-        for node in main.nodes:
-            if bodies_of(node) or not node.output or node.output[0] in known:
-                continue
-            inputs = [name for name in node.input if name]
-            if all(name in known for name in inputs) and (inputs or node.op_type == "Constant"):
-                known.update(node.output)
-                grown = True
+def constant_values(index: GraphIndex) -> set[ValueKey]:
+    """The values that depend on no input: constants, and what is computed from constants alone, in bodies too."""
+    known: set[ValueKey] = set()
+    for scope in index.scopes:  # graphs before their bodies
+        held = {name for name in scope.initializers if not (scope.kind == "main" and scope.is_overridable(name))}
+        known.update((scope.path, name) for name in held | set(scope.sparse_initializers))
+        grown = True
+        while grown:  # once, and once more to see that nothing is new: the nodes of a graph are sorted
+            grown = False
+            for node in scope.nodes:
+                if bodies_of(node) or not node.output or (scope.path, node.output[0]) in known:
+                    continue
+                inputs = [_key(index, scope, name) for name in node.input if name]
+                if all(key in known for key in inputs) and (inputs or node.op_type == "Constant"):
+                    known.update((scope.path, name) for name in node.output)
+                    grown = True
     return known
+
+
+def _key(index: GraphIndex, scope: Scope, name: str) -> ValueKey:
+    return ((index.resolve(scope, name) or scope).path, name)

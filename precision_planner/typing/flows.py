@@ -61,6 +61,8 @@ def link_returns(state: State, scope: Scope) -> None:
         source = _source_of(state, scope, name) if req is not None else None
         if req is not None and source is not None:
             _edge(state, scope, name, source[1], req)
+            if req[0] == "variable" and scope.kind == "subgraph":
+                state.variables.returned(source[1], req[1])
 
 
 def _edge(state: State, scope: Scope, name: str, made: Req, read: Req) -> None:

@@ -35,8 +35,9 @@ class TypeVariable:
 
     Attributes:
       kind: fixed; moves (a flexible one); cast (a flexible one whose input may have any type); compares (makes no
-        float, and is exact in the type its operands have); state (what a loop carries: wide only where its body makes
-        it wide too, so that no Cast runs in every iteration).
+        float, and is exact in the type its operands have); state (what a loop carries: wide where its body reads and
+        makes it wide, whatever it begins with, so that no iteration rounds it; low where its body makes it low, so that
+        no Cast runs in every iteration).
       element: the chosen type, 0 while open.
       allowed: the element types that every slot of the variable takes.
       reason: why it is not low.
@@ -60,6 +61,7 @@ class TypeVariables:
         self._cells: list[TypeVariable] = []
         self._parent: list[int] = []
         self._flows: list[tuple[int, int]] = []
+        self._returned: list[tuple[tuple[str, int], int]] = []
 
     def add(self, variable: TypeVariable) -> int:
         """A new variable; returns its number."""
@@ -97,6 +99,10 @@ class TypeVariables:
         """A value made by variable `source` is read by variable `target`."""
         self._flows.append((source, target))
 
+    def returned(self, made: tuple[str, int], target: int) -> None:
+        """What a body returns, a variable or a settled type, is what variable `target` goes on with."""
+        self._returned.append((made, target))
+
     def source(self, target: int, element: int) -> None:
         """A value of a settled type is read by variable `target`."""
         self[target].source |= _BITS[element]
@@ -126,8 +132,19 @@ class TypeVariables:
                 variable.need |= _BITS[self.wide]
         self._spread_sources(roots, forward)
         self._spread_needs(roots, backward)
+        made_inside: dict[int, int] = {}
+        for (kind, maker), target in self._returned:
+            number = self.root(target)
+            if kind == "type":
+                made_inside[number] = made_inside.get(number, 0) | _BITS.get(maker, 0)
+            elif kind == "variable" and self.root(maker) != number:
+                made_inside[number] = made_inside.get(number, 0) | self._mask(self[maker])
         for number in roots:
-            self._choose(self._cells[number])
+            self._choose(self._cells[number], made_inside.get(number, 0))
+
+    def _mask(self, variable: TypeVariable) -> int:
+        """The types that a variable's values have, as far as that is known before all are chosen."""
+        return _BITS[variable.element] if variable.element in _BITS else self._out_source(variable)
 
     def _spread_sources(self, roots: Iterable[int], forward: dict[int, list[int]]) -> None:
         # a Cast's result is as wide as it is made, whatever it was before: sources do not travel through it
@@ -155,12 +172,14 @@ class TypeVariables:
                     variable.need |= mask
                     work.append(source)
 
-    def _choose(self, variable: TypeVariable) -> None:
+    def _choose(self, variable: TypeVariable, made_inside: int) -> None:
         wide, bfloat = _BITS[self.wide], _BITS[TensorProto.BFLOAT16]
         source = variable.source or wide  # constants alone: exact in any type
         if variable.kind == "cast":
             source = wide
-        if variable.kind == "state" and source & ~wide:
+        if variable.kind == "state" and made_inside == wide:
+            source = wide
+        elif variable.kind == "state" and source & ~wide:
             source &= ~wide
         need = variable.need or wide  # what nobody reads stays as it is
         if source & wide and need & wide:

@@ -20,6 +20,7 @@ raises when the plan asks for FP16 or BF16 and the network, or where it can be s
 import argparse
 import json
 import os
+import re
 import sys
 
 # onnxruntime 1.29 and newer report what they load unless this is set; your own setting wins
@@ -136,15 +137,15 @@ def _creators(registry):
 # --- weakly typed: constraints
 
 
+# newer parsers say behind a node of a body where it stands: NODE | GRAPH (then_branch) | HOLDER (If)
+_IN_A_BODY = re.compile(r" \| [^|]*\((?:then_branch|else_branch|body)\)(?: \| [^|]*)*$")
+
+
 def _names_of(layer):
     """The ONNX nodes a layer belongs to: TensorRT 8.6 and newer keep them as metadata."""
-    names = []
-    metadata = getattr(layer, "metadata", "") or ""
-    marker = "[ONNX Layer: "
-    for entry in metadata.split(marker)[1:]:
-        # a name may itself hold brackets: the last one ends the entry
-        names.append(entry[: entry.rfind("]")])
-    return names
+    entries = (getattr(layer, "metadata", "") or "").split("[ONNX Layer: ")[1:]
+    # a name may itself hold brackets: the last one ends the entry
+    return [_IN_A_BODY.sub("", entry[: entry.rfind("]")]) for entry in entries]
 
 
 def match_constraints(layers, constraints):
