@@ -79,7 +79,7 @@ check: setup ## Formatting, lint, types, import direction
 SECONDS ?= 600
 
 fuzz: setup ## Fuzz models and files for SECONDS (600); with a SEED, the same inputs in the same order
-	$(PIP) install --quiet 'atheris>=3.0'
+	test -n "$(SEED)" || $(PIP) install --quiet 'atheris>=3.0'
 	$(BIN)/python -m fuzz $(SECONDS) $(SEED)
 
 floors: setup ## Install the oldest and newest packages that are allowed into fresh environments and try them

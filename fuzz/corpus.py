@@ -82,3 +82,10 @@ def found_models() -> Iterator[bytes]:
     """Models that once broke something."""
     for path in sorted(CORPUS.glob("model-*")):
         yield path.read_bytes()
+
+
+def beginnings(kind: str) -> list[bytes]:
+    """What fuzzing of "model" or "text" begins with; a text's first byte says of which of `KINDS` it is."""
+    if kind == "model":
+        return [*(proto.SerializeToString() for proto in models()), *found_models()]
+    return [bytes([at]) + text for at, name in enumerate(KINDS) for text in texts(name)]

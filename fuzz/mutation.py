@@ -18,6 +18,26 @@ OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if sch
 DIMS = (-1, 0, 1, 2, 3, 4, 7, 8, 2**33, 2**62)
 VALUES = (np.nan, np.inf, 0.0, 1e-45, 1e38, -2.0, 2.0, 0.5, 65520.0, 1e-5)
 INTEGERS = (-1, 0, 1, 2, 3, 10, 16, -9, 2**31, -(2**63), 2**40)
+TOKENS = (
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b'"',
+    b"'",
+    b"\\",
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"null",
+    b"1e999",
+    b"-",
+    b"--",
+    b"=",
+    b"&a",
+    b"*a",
+    b": ",
+)
 NAMES = ("", "a/b", "x" * 300, "é", "a\nb", "\x1b[31m", "a:b,c*", "[0]", "${x}", "`id`")
 
 
@@ -29,6 +49,44 @@ def mutate(model: onnx.ModelProto, rng: random.Random, seeds: Sequence[onnx.Mode
             change(model, rng.choice(_graphs(model)), rng, seeds)
         except (ValueError, IndexError, TypeError):
             continue  # the change has no place in this graph: protobuf or random say so
+
+
+def mutated_bytes(data: bytes, most: int, rng: random.Random, seeds: Sequence[onnx.ModelProto]) -> bytes:
+    """A serialized model, mutated; of what is none, or now and then, another model is taken."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception:  # protobuf's DecodeError, whose class differs between its implementations
+        model.Clear()
+    if not model.graph.node or rng.random() < 0.05:
+        model.CopyFrom(rng.choice(seeds))
+    mutate(model, rng, seeds)
+    made = model.SerializeToString()
+    return made if len(made) <= most else data
+
+
+def mutated_text(data: bytes, most: int, rng: random.Random, others: Sequence[bytes]) -> bytes:
+    """Bytes, mutated: cut, doubled, overwritten, joined with another text's; the first byte stays."""
+    kind, body = data[:1], bytearray(data[1:])
+    for _ in range(rng.choice((1, 2, 3, 8))):
+        at = rng.randrange(len(body) + 1)
+        end = min(len(body), at + rng.choice((1, 1, 2, 8, 40)))
+        which = rng.randrange(6)
+        if which == 0:
+            del body[at:end]
+        elif which == 1:
+            body[at:at] = body[at:end] * rng.choice((1, 2, 50))
+        elif which == 2 and at < len(body):
+            body[at] = rng.randrange(256)
+        elif which == 3:
+            body[at:end] = rng.choice(TOKENS)
+        elif which == 4:
+            other = rng.choice(others)
+            start = rng.randrange(1, len(other) + 1)
+            body[at:end] = other[start : start + rng.choice((4, 20, 200))]
+        else:
+            body[at:end] = str(rng.choice((*INTEGERS, *VALUES))).encode()
+    return (kind + bytes(body))[:most]
 
 
 def _graphs(model: onnx.ModelProto) -> list[onnx.GraphProto]:

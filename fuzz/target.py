@@ -1,4 +1,4 @@
-"""One fuzzing process: `python -m fuzz.target model|text SECONDS OUT [SEED]`.
+"""One fuzzing process: `python -m fuzz.target model|text SECONDS OUT`, guided by what the code covers.
 
 model: a ModelProto, mutated as one, is loaded, given inputs, analyzed and rewritten twice; what becomes of a valid one
 has to be valid. text: every reader of files. Whatever raises anything but a `PlannerError`, or takes over `HANG_S`
@@ -8,162 +8,42 @@ open files that grew over the run.
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import resource
-import signal
 import sys
-import tempfile
-import time
-import traceback
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import atheris
 
 with atheris.instrument_imports(include=["precision_planner"]):
-    import precision_planner
-    from fuzz.running import MOST_BYTES, run_model, run_text
-    from precision_planner.errors import PlannerError
+    from fuzz.running import MOST_BYTES
 
-import click
-import onnx
-
-from fuzz.corpus import KINDS, found_models, models, texts
-from fuzz.mutation import mutate
-
-HANG_S = 15
-MEMORY_BYTES = 3 << 30
-LEAK_BYTES = 256 << 20
-"""More than caches and libFuzzer's own corpus take."""
-
-LEAK_FILES = 20
-SETTLED = 2_000
-"""Runs after which caches are full, and growth is a leak."""
-
-
-class Hang(BaseException):
-    """A run took longer than `HANG_S` seconds of CPU time."""
-
-
-def _alarm(number: int, frame: FrameType | None) -> None:
-    raise Hang
-
-
-def _held() -> tuple[int, int]:
-    """(resident bytes, open files) of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize(), len(os.listdir("/proc/self/fd"))
-
-
-class Recorder:
-    """Counts runs and keeps, for each place where one broke, the smallest input."""
-
-    def __init__(self, kind: str, out: Path) -> None:
-        self.kind, self.out, self.started = kind, out, time.process_time()
-        self.counts = {"runs": 0, "answered": 0, "refused": 0, "broken": 0}
-        self.places: dict[str, dict[str, Any]] = {}
-        self.settled: tuple[int, int] | None = None
-        out.mkdir(parents=True, exist_ok=True)
-        self.dump()
-
-    def ran(self, data: bytes) -> None:
-        """Count a run, and look now and then at what the process holds."""
-        self.counts["runs"] += 1
-        if self.counts["runs"] == SETTLED:
-            self.settled = _held()
-        if self.counts["runs"] % 50:
-            return
-        if self.settled is not None:
-            grown = [now - then for now, then in zip(_held(), self.settled, strict=True)]
-            if grown[0] > LEAK_BYTES or grown[1] > LEAK_FILES:
-                self._keep("leak", data, "over many runs", f"{grown[0] >> 20} MB, {grown[1]} files more than before")
-                self.settled = None
-        self.dump()
-
-    def broken(self, error: BaseException, data: bytes, stage: str) -> None:
-        """Keep an input by the last line of ours that its traceback names."""
-        self.counts["broken"] += 1
-        root = os.path.dirname(precision_planner.__file__)
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(root)]
-        last = frames[-1] if frames else None
-        place = f"{os.path.relpath(last.filename, root)}:{last.lineno}" if last else stage
-        self._keep(f"{type(error).__name__} at {place}", data, stage, str(error)[:300])
-
-    def _keep(self, key: str, data: bytes, stage: str, message: str) -> None:
-        known = self.places.setdefault(
-            key, {"count": 0, "bytes": 1 << 40, "file": f"{self.kind}-{len(self.places):03d}", "stage": stage}
-        )
-        known["count"] += 1
-        if len(data) < known["bytes"]:
-            known |= {"bytes": len(data), "message": message}
-            (self.out / known["file"]).write_bytes(data)
-        self.dump()
-
-    def dump(self) -> None:
-        """Write what is known so far: libFuzzer ends the process when time is up."""
-        held = dict(zip(("resident_bytes", "open_files"), _held(), strict=True))
-        told = {**self.counts, "cpu_s": round(time.process_time() - self.started, 1), **held, "places": self.places}
-        (self.out / f"{self.kind}.json").write_text(json.dumps(told, indent=1))
+from fuzz.corpus import beginnings, models
+from fuzz.mutation import mutated_bytes
+from fuzz.recording import Recorder
 
 
 def main() -> None:
     """Fuzz until time is up; libFuzzer ends the process."""
-    kind, seconds, out, *seed = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    signal.signal(signal.SIGPROF, _alarm)
+    kind, seconds, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     recorder = Recorder(kind, out)
-    seeds = models() if kind == "model" else []
-    begin = Path(tempfile.mkdtemp(dir=out)) if seed else out / f"{kind}-seeds"
+    begin = out / f"{kind}-seeds"
     begin.mkdir(exist_ok=True)
-    whole = [proto.SerializeToString() for proto in seeds] + list(found_models()) if kind == "model" else []
-    if kind == "text":
-        whole = [bytes([at]) + text for at, name in enumerate(KINDS) for text in texts(name)]
-    for number, data in enumerate(whole):
+    for number, data in enumerate(beginnings(kind)):
         (begin / f"{number:04d}").write_bytes(data)
-
-    def one(data: bytes) -> None:
-        recorder.ran(data)
-        at = [""]
-        signal.setitimer(signal.ITIMER_PROF, HANG_S)
-        try:
-            run_model(data, at.append) if kind == "model" else run_text(data, at.append, out)
-            recorder.counts["answered"] += 1
-        except (PlannerError, click.ClickException):
-            recorder.counts["refused"] += 1
-        except BaseException as error:
-            if type(error).__name__ == "DecodeError":  # protobuf's: no model at all
-                recorder.counts["refused"] += 1
-            else:
-                signal.setitimer(signal.ITIMER_PROF, 0)
-                recorder.broken(error, data, at[-1])
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
+    seeds = models() if kind == "model" else []
 
     def mutated(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
-        try:
-            model = onnx.ModelProto.FromString(data)
-            if not data or rng.random() < 0.05:
-                model.CopyFrom(rng.choice(seeds))
-        except Exception:  # protobuf's DecodeError, whose class differs between its implementations
-            model = onnx.ModelProto()
-            model.CopyFrom(rng.choice(seeds))
         if rng.random() < 0.05:
             return bytes(atheris.Mutate(data or b"\0", most))
-        mutate(model, rng, seeds)
-        made = model.SerializeToString()
-        return made if len(made) <= most else data
+        return mutated_bytes(data, most, rng, seeds)
 
     arguments = ["fuzz", str(begin), f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-timeout=120"]
     arguments += ["-print_final_stats=0", "-verbosity=0", "-rss_limit_mb=0"]
-    arguments += [f"-seed={number}" for number in seed]
     if kind == "model":
-        atheris.Setup(arguments, one, custom_mutator=mutated)
+        atheris.Setup(arguments, recorder.run, custom_mutator=mutated)
     else:
-        atheris.Setup(arguments, one)
+        atheris.Setup(arguments, recorder.run)
     atheris.Fuzz()
 
 

@@ -471,8 +471,9 @@ def _check_interface(graph: GraphProto) -> None:
             continue
         if not value.type.WhichOneof("value"):
             raise ModelError(f"input '{_shown(value.name)}' has no type")
+    for value in (*(value for value in graph.input if value.name not in held), *graph.output):
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type == _T.UNDEFINED:
-            raise ModelError(f"input '{_shown(value.name)}' has no element type")
+            raise ModelError(f"'{_shown(value.name)}' is declared as a tensor of no element type")
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type not in _DATA_TYPES:
             raise ModelError(

@@ -147,11 +147,11 @@ class _Steps:
         """The sum over the node's own axes, rounded unless it is the result."""
         kept = {a.name: helper.get_attribute_value(a) for a in self._node.attribute}
         inputs = list(self._node.input[1:])
-        axes = kept.pop("axes", None)
+        axes = kept.pop("axes", None)  # none are all, as is an empty list of them
         if self._opset < 13:
             kept.pop("noop_with_empty_axes", None)
-            kept.update({"axes": axes} if axes is not None else {})
-        elif axes is not None:
+            kept.update({"axes": axes} if axes else {})
+        elif axes:
             inputs = [self._constant("axes", np.array(axes, np.int64))]
         if last:
             return self._op("ReduceSum", [value, *inputs], suffix, **kept)
