@@ -87,6 +87,20 @@ def test_what_the_calls_return_shows_itself_in_a_line(tmp_path):
         assert "\n" not in text
 
 
+def test_what_they_hold_shows_itself_in_a_line_too():
+    import numpy as np
+
+    from examples.bert_classifier import PRESETS, build_bert_classifier
+
+    model = build_bert_classifier(PRESETS["tiny-massive"])
+    found, rewritten = pp.analyze(model), pp.rewrite(model, verify=False)
+    outputs = pp.diff({"y": np.ones((2, 3))}, {"y": np.zeros((2, 3))}).outputs
+    parts = [found.findings[0], found.normalizations[0], found.tensorrt_warnings, found.evaluation, found.evidence]
+    parts += [found.values[0], found.info, next(iter(found.weights)), rewritten.assignment, outputs["y"]]
+    for part in parts:
+        assert len(repr(part)) < 260, repr(part)
+
+
 def test_dir_shows_the_public_names_alone():
     assert dir(pp) == sorted(pp.__all__)
 

@@ -12,7 +12,7 @@ from precision_planner.patterns import NORMALIZATIONS, Match
 __all__ = ["Normalization", "normalizations_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Normalization:
     """One normalization, or a near miss.
 
@@ -47,6 +47,9 @@ class Normalization:
     fusable: bool
     reason: str
     proven: bool
+
+    def __repr__(self) -> str:
+        return f"<{self.form} {self.kind} {self.name}{f': {self.reason}' if self.reason else ''}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -65,7 +65,7 @@ class FoldedWeight:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorRTWarnings:
     """TensorRT's warnings for one model.
 
@@ -78,6 +78,10 @@ class TensorRTWarnings:
     tensors: Mapping[str, tuple[str, ...]]
     folded: tuple[FoldedWeight, ...] = ()
     layernorm_in_fp16: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(names)} {category}" for category, names in self.tensors.items())
+        return f"<TensorRTWarnings: weights {counts}; {len(self.layernorm_in_fp16)} layernorm nodes>"
 
     @property
     def subnormal(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from precision_planner.rules.facts.evidence import RangeLike
 __all__ = ["MeasuredValue", "measured_values", "place_of_finding"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MeasuredValue:
     """A float value of the model.
 
@@ -37,6 +37,11 @@ class MeasuredValue:
     maker: NodeId | None = None
     range: RangeLike | None = None
     inside: RangeLike | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.value} of {self.node or 'the inputs'}: |x| {'not measured' if self.amax is None else self.amax}>"
+        )
 
     @property
     def amax(self) -> float | None:

@@ -13,7 +13,7 @@ from precision_planner.judging.quick import QuickMetrics
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OutputDiff:
     """One output. Its metrics are read as attributes, too: ``found.outputs["logits"].sad``.
 
@@ -34,6 +34,10 @@ class OutputDiff:
     flipped_rows: tuple[Mapping[str, Any], ...] = ()
     own: Mapping[str, float] = field(default_factory=dict)
     before: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"<OutputDiff {self.name} {shape} {self.dtype}: max_abs {self.max_abs:.3g}, rel_l2 {self.rel_l2:.3g}>"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "judged":

@@ -49,7 +49,7 @@ class NodeOutcome:
     met: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BuildReport:
     """One build, judged.
 
@@ -84,6 +84,10 @@ class BuildReport:
     def unmet(self) -> tuple[NodeOutcome, ...]:
         """Nodes that are not what was asked."""
         return tuple(outcome for outcome in self.outcomes if outcome.met is False)
+
+    def __repr__(self) -> str:
+        built = "not built" if self.run.engine is None else f"{len(self.unmet)} nodes not as asked"
+        return f"<BuildReport for {self.run.plan.target}: {built}>"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""

@@ -34,7 +34,7 @@ class Island:
     ms: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection:
     """An engine's precision.
 
@@ -55,6 +55,10 @@ class Inspection:
     attention: int
     unknown: int
     inferred: int
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {precision}" for precision, count in self.by_layers.items())
+        return f"<Inspection of {self.info.source}: {counts}; {len(self.islands)} FP32 islands>"
 
     @property
     def computing(self) -> int:

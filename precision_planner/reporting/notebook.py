@@ -25,8 +25,9 @@ def notebook_html(data: Mapping[str, Any], summary: str = "") -> str:
       summary: HTML without style or script.
     """
     page = render_html(data, most_values=MOST_VALUES)
-    source = page.replace("&", "&amp;").replace('"', "&quot;")
+    # in single quotes, which a page hardly has: of double ones it has thousands, and each would be six letters
+    source = page.replace("&", "&amp;").replace("'", "&#39;")
     return (
-        f'<div>{summary}<iframe title="report" srcdoc="{source}" style="width:100%;height:{HEIGHT}px;'
-        'border:1px solid #8888;border-radius:6px;resize:vertical"></iframe></div>'
+        f"<div>{summary}<iframe title='report' srcdoc='{source}' style='width:100%;height:{HEIGHT}px;"
+        "border:1px solid #8888;border-radius:6px;resize:vertical'></iframe></div>"
     )

@@ -45,7 +45,7 @@ class NodeTyping:
     moves: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TypeAssignment:
     """Types for a whole model. All element types are TensorProto.DataType.
 
@@ -73,6 +73,9 @@ class TypeAssignment:
     outputs: Mapping[str, int]
     constants: Mapping[Key, int] = field(default_factory=dict)
     cast_sources: Mapping[Key, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<TypeAssignment {self.options.precision}: {len(self.nodes)} nodes, {len(self.kept)} kept in FP32>"
 
     @property
     def kept(self) -> tuple[NodeTyping, ...]:

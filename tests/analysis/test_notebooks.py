@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -38,9 +42,20 @@ def test_the_whole_path_shows_plan_and_diff_with_drawings() -> None:
         if "text/html" in output.get("data", {})
     }
     for what in ("planned", "difference.explain()"):
-        assert shown[what].count("class=&quot;graph&quot;") >= 2, what
-    assert "id=&quot;layers&quot;" not in shown["planned"]
+        assert shown[what].count('class="graph"') >= 2, what
+    assert 'id="layers"' not in shown["planned"]
     assert "iframe" in shown["analysis"]
+    assert 'id="ribbon"' in shown["analysis"]
+    assert 'id="lanes"' in shown["planned"]
+
+
+def _executed(notebook: Any) -> None:
+    from nbclient import NotebookClient
+
+    NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    assert all(
+        output.output_type != "error" for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    )
 
 
 @pytest.mark.notebook
@@ -50,10 +65,28 @@ def test_the_whole_path_shows_plan_and_diff_with_drawings() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path) -> None:
     import nbformat
-    from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    assert all(
-        output.output_type != "error" for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    _executed(nbformat.read(path, as_version=4))
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_on_a_readers_own_model(path: Path, tmp_path: Path) -> None:
+    """A model without any normalization, and nothing given but its path."""
+    import nbformat
+
+    rng = np.random.default_rng(0)
+    w = numpy_helper.from_array(rng.normal(0, 0.1, (16, 16)).astype(np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"], "mm"), helper.make_node("Relu", ["m"], ["y"], "relu")]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 16]) for name in "xy")
+    graph = helper.make_graph(nodes, "own", [x], [y], [w])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "own.onnx"
     )
+    notebook = nbformat.read(path, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert "\nMODEL = None " in first.source
+    first.source = first.source.replace("\nMODEL = None ", f"\nMODEL = {str(tmp_path / 'own.onnx')!r} ")
+    _executed(notebook)

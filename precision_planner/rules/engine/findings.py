@@ -54,7 +54,7 @@ class Action:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """One rule on one subject.
 
@@ -81,6 +81,9 @@ class Finding:
     proposal: Action = field(repr=False)
     kind: str = "node"
     confidence: str = "certain"
+
+    def __repr__(self) -> str:
+        return f"<{self.severity} {self.rule} at {self.subject}: {self.message[:120]}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; infinities and NaN as strings, sets as sorted lists."""
@@ -112,7 +115,7 @@ class Undecided:
     needs_data: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Everything the rules said about one model.
 
@@ -127,3 +130,6 @@ class Evaluation:
     actions: tuple[Action, ...]
     undecided: tuple[Undecided, ...] = ()
     rules: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self.rules)} rules asked: {len(self.findings)} findings, {len(self.undecided)} undecided>"

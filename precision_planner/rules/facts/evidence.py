@@ -107,7 +107,7 @@ class FactSource(Protocol):
         """Type of the accumulator in GEMM and Conv, None if unknown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """The graph and what was measured on it.
 
@@ -143,6 +143,10 @@ class Evidence:
         """Whether anything was measured in a graph: there is data, and on it no body around it was left out."""
         around = (scope[:end] for end in range(1, len(scope) + 1))
         return self.ranges is not None and not any(path in self.unseen for path in around)
+
+    def __repr__(self) -> str:
+        measured = "nothing measured" if self.ranges is None else f"{len(self.ranges)} ranges"
+        return f"<Evidence of {self.model!r}: {len(self.matches)} patterns, {measured}>"
 
     def __post_init__(self) -> None:
         if self.accumulation is None:
