@@ -131,8 +131,8 @@ def _validation() -> Iterator[Run]:
     """Exported models on TensorRT 8.6; their seeds give other weights under other versions of their libraries."""
     stored = _stored("tensorrt86/validation/results.json")
     for name, engine in stored["engines"].items():
-        case = stored["cases"][engine["case"]]["predicted"].get("fp16-sums")
-        if case is None or "outputs" not in engine:
+        case = stored["cases"].get(engine["case"], {}).get("predicted", {}).get("fp16-sums")
+        if case is None or "outputs" not in case or "outputs" not in engine:
             continue
         output = next(iter(engine["outputs"]))
         yield Run(

@@ -87,6 +87,8 @@ def all_low(
         slots = None if identity in kept else low_slots(node, model.opsets, kind)
         if slots is None or row_of(node).picks_index:  # a selection reads what is there, and plans hold it to that
             continue
+        if row_of(node).converts and found.get((scope.path, node.output[0])) != TensorProto.FLOAT:
+            continue  # so does a Cast to doubles or integers
         for slot in slots[0]:
             holder = index.resolve(scope, node.input[slot])
             if holder is None:

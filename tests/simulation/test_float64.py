@@ -126,3 +126,10 @@ def test_sixteen_bit_statistics(opset: int, stash: int, with_statistics: bool) -
     if with_statistics:
         np.testing.assert_allclose(got["m"], mean, rtol=2.0**-8)
         np.testing.assert_allclose(got["d"], 1 / deviation, rtol=2.0**-7)
+
+
+def test_a_weak_plan_with_everything_in_fp32_answers_as_fp32_does() -> None:
+    """The Cast back to doubles rounds nothing that is FP32: what FP32 meets is met."""
+    model, inputs, _ = network()
+    planned = pp.plan(model, inputs=inputs, target="tensorrt-10", tolerance={"rel_l2": 1e-6})
+    assert planned.passed
