@@ -212,10 +212,10 @@ def write_into(folder: Path, name: str, data: bytes, *, force: bool = False) -> 
     ours = made_files(folder)
     reads.forget(folder / MANIFEST)
     check_output(path, force=force, own=name in ours)
+    if name not in ours:  # first: a run that is killed after the file would leave one that the next run refuses
+        _write_manifest(folder, ours | {name})
     with atomic_files(path) as (file,):
         file.write(data)
-    if name not in ours:
-        _write_manifest(folder, ours | {name})
     return path
 
 

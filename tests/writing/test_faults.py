@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from precision_planner.cli.main import main
@@ -59,6 +60,24 @@ def test_no_temporary_folder(
     assert main(words) == 2
     assert "set TMPDIR" in capsys.readouterr().err.splitlines()[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx"]
+
+
+@pytest.mark.slow
+def test_a_limit_on_memory(tmp_path: Path) -> None:
+    """2 GB of address space, the interpreter and its libraries included, for a batch of 4 GB (a file with a hole)."""
+    model, data = small_model(tmp_path / "m.onnx"), tmp_path / "in.npy"
+    with data.open("wb") as file:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (1 << 24, 64)}
+        np.lib.format.write_array_header_1_0(file, shape)
+        file.truncate(file.tell() + (1 << 32))
+    limited = (
+        "import resource, sys; from precision_planner.cli.main import main; "
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30)); sys.exit(main(sys.argv[1:]))"
+    )
+    done = _run(limited, "plan", model, "--inputs", data, "-o", tmp_path / "p")
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "out of memory" in done.stderr.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", "m.onnx"]
 
 
 def test_out_of_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,21 @@ _KILLED = textwrap.dedent("""
         setattr(os, name, called)
     for name in ("unlink", "rmdir", "mkdir", "replace", "rename", "open"):
         wrap(name)
+    class Halfway:
+        "A file that is written to by half when it is time to die."
+        def __init__(self, file):
+            self.file = file
+        def write(self, data):
+            seen[0] += 1
+            if seen[0] == at:
+                self.file.write(bytes(data)[: len(data) // 2])
+                self.file.flush()
+                os._exit(9)
+            return self.file.write(data)
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+    real_fdopen = os.fdopen
+    os.fdopen = lambda *args, **kwargs: Halfway(real_fdopen(*args, **kwargs))
 """)
 _PLAN = """
 from pathlib import Path
@@ -213,6 +228,21 @@ with FolderWriter(folder, "plan.json", force=True) as staging:
         (staging / name).write_text("new")
     (staging / "golden").mkdir()
     (staging / "golden" / "a").write_text("new")
+"""
+_SINGLE = """
+from pathlib import Path
+from precision_planner.model import Model
+Model.load(sys.argv[3]).save(Path(sys.argv[2]), force=True)
+"""
+_SET = """
+from pathlib import Path
+from precision_planner.writing import write_set
+write_set(Path(sys.argv[2]), {"a.md": b"new a", "b.md": b"new b"})
+"""
+_INTO = """
+from pathlib import Path
+from precision_planner.writing import write_into
+write_into(Path(sys.argv[2]), "build.log", b"new log")
 """
 _LINKED = """
 from pathlib import Path
@@ -270,6 +300,51 @@ def test_a_model_with_external_data_killed_at_each_step_never_mixes(tmp_path: Pa
         assert set(numpy_helper.to_array(onnx.load(out).graph.initializer[0]).reshape(-1).tolist()) == {2.0}
         assert not list(folder.glob(".*")), at
         assert len(list(folder.iterdir())) == 2, (at, sorted(folder.iterdir()))
+        if code == 0:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert at > 3
+
+
+@pytest.mark.slow
+def test_a_model_in_one_file_killed_at_each_step_is_old_or_new(tmp_path: Path) -> None:
+    one, two = small_model(tmp_path / "one.onnx", 1.0), small_model(tmp_path / "two.onnx", 2.0)
+    for at in range(1, 30):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        out = folder / "out.onnx"
+        Model.load(one).save(out)
+        old = out.read_bytes()
+        code = _run(_SINGLE, at, out, two)
+        found = out.read_bytes()
+        assert found == old or numpy_helper.to_array(onnx.load(out).graph.initializer[0]).max() == 2, at
+        assert _run(_SINGLE, 0, out, two) == 0
+        assert [path.name for path in folder.iterdir()] == ["out.onnx"], at
+        if code == 0:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert at > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "names"), [(_SET, {"a.md", "b.md"}), (_INTO, {"a.md", "build.log", "old.md"})])
+def test_files_beside_others_killed_at_each_step_are_whole_each(tmp_path: Path, script: str, names: set[str]) -> None:
+    """Each file old or new, what is not ours as it was, and the manifest never claims that."""
+    for at in range(1, 40):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        write_set(folder, {"a.md": b"old a", "old.md": b"old"})
+        (folder / "mine").write_text("mine")
+        code = _run(script, at, folder)
+        texts = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+        assert texts.pop("mine") == b"mine"
+        assert set(texts.values()) <= {b"old a", b"old", b"new a", b"new b", b"new log"}, (at, texts)
+        assert "mine" not in made_files(folder)
+        assert _run(script, 0, folder) == 0
+        assert made_files(folder) == names
+        assert {path.name for path in folder.iterdir()} == {*names, "mine", ".planner-manifest.json"}, at
         if code == 0:
             break
     else:
