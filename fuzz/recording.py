@@ -113,4 +113,7 @@ class Recorder:
         """Write what is known so far: libFuzzer ends the process when time is up."""
         held = dict(zip(("resident_bytes", "open_files"), _held(), strict=True))
         told = {**self.counts, "cpu_s": round(time.process_time() - self.started, 1), **held, "places": self.places}
-        (self.out / f"{self.kind}.json").write_text(json.dumps(told, indent=1))
+        whole = self.out / f"{self.kind}.json"
+        part = whole.with_suffix(".part")
+        part.write_text(json.dumps(told, indent=1))
+        part.replace(whole)  # whenever the process ends, the file is one

@@ -87,6 +87,7 @@ def end_on_lost_pages(say: Callable[[str], object]) -> None:
     number = int(signal.SIGBUS)
     library = ctypes.CDLL(None)
     library.signal.argtypes, library.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    first = threading.Lock()
 
     def lost(number: int) -> None:
         from precision_planner.writing.ledger import changed_inputs, changed_message
@@ -96,6 +97,8 @@ def end_on_lost_pages(say: Callable[[str], object]) -> None:
         if not changed:
             library.signal(number, None)  # SIG_DFL: the instruction runs again, and ends the process
             return
+        if not first.acquire(blocking=False):
+            time.sleep(GRACE_S)  # another thread met it too, and is ending the process
         say(changed_message(changed[0]))
         remove_all()
         os._exit(2)
