@@ -87,6 +87,7 @@ def test_plain_fp16_is_garbage_and_the_plan_is_not(massive) -> None:
     assert sad(simulated["probability"], expected) < 5e-3
 
 
+@pytest.mark.slow
 def test_every_layernorm_is_accounted_for(massive) -> None:
     path, inputs = massive
     norms = [norm for norm in pp.analyze(path).normalizations if norm.kind == "layer_normalization"]
@@ -123,6 +124,7 @@ def test_the_planned_model_passes_every_gate(massive, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_the_golden_outputs_are_the_fp32_models(massive, tmp_path: Path) -> None:
     path, inputs = massive
     pp.plan(path, inputs=inputs).save(tmp_path / "plan")

@@ -116,6 +116,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_cuda_where_there_is_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ort = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in ort.get_available_providers():

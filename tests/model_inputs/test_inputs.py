@@ -49,6 +49,7 @@ def test_npz_and_a_folder_of_them(tmp_path: Path) -> None:
     assert not one.synthesised
 
 
+@pytest.mark.slow
 def test_polygraphys_files(tmp_path: Path) -> None:
     polygraphy = pytest.importorskip("polygraphy.json")
     batches = [{"x": np.eye(2, dtype=np.float32)}, {"x": np.ones((1, 2), np.float32)}]

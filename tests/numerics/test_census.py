@@ -149,6 +149,7 @@ def test_float64_extremes_do_not_leave_float64() -> None:
     assert (stats.fp16.rel_error, stats.fp16.lost_norm, stats.min_abs) == (1.0, 1.0, 5e-324)
 
 
+@pytest.mark.slow
 def test_a_tensor_of_several_tasks() -> None:
     rng = np.random.default_rng(3)
     x = rng.standard_normal(TASK + 12345).astype(np.float32) * np.float32(0.03)

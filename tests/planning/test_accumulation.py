@@ -75,6 +75,7 @@ def test_raising_a_product_takes_its_sums_away() -> None:
         assert not evaluator.rounding(Candidate(dict.fromkeys(nodes, RAISED))).accumulated
 
 
+@pytest.mark.slow
 def test_every_tensorrt_is_predicted_with_sums_in_fp16_and_onnxruntime_with_sums_in_fp32() -> None:
     """8.6 and 10.6 were measured so, 11 is taken to do the same; onnxruntime's CUDA provider was measured, too."""
     source, batch = two_products()
@@ -100,6 +101,7 @@ def in_steps(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["tensorrt-8.6", "tensorrt-11"])
 def test_a_saved_plan_is_compared_as_it_was_predicted(target, tmp_path) -> None:
     source, batch = two_products()

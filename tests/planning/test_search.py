@@ -163,6 +163,7 @@ def test_costs_are_those_of_the_regions_and_of_the_seams_on_which_the_type_chang
     assert costs.added(more, raised) == pytest.approx(brute(raised | more) - brute(raised), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(errors, errors, prices, st.floats(0.05, 1.5), st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
 def test_a_budget_is_kept_and_the_best_plan_so_far_comes_out(own, handed, costs, bound, evaluations) -> None:

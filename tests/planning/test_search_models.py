@@ -47,6 +47,7 @@ def planned(model: onnx.ModelProto) -> PlannedModel:
     return pp.plan(model, inputs=INPUTS, tolerance=TIGHT)
 
 
+@pytest.mark.slow
 @given(graphs(), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_atoms_hold_every_rounding_of_a_plan_once(drawn: Drawn, tf32: bool) -> None:

@@ -321,6 +321,7 @@ def test_a_selector_that_matches_nothing_is_an_error() -> None:
 # compat
 
 
+@pytest.mark.slow
 def test_compat_block_lists_hold_and_unknown_ones_do_not_matter(bert: onnx.ModelProto) -> None:
     typed = convert_float_to_float16(bert, keep_io_types=True, op_block_list=["Softmax", "NoSuchOp"])
     types = _types(typed)
@@ -332,6 +333,7 @@ def test_compat_block_lists_hold_and_unknown_ones_do_not_matter(bert: onnx.Model
     assert [i.type.tensor_type.elem_type for i in (*named.graph.input, *named.graph.output)] == [1, 10]
 
 
+@pytest.mark.slow
 def test_compat_autocast_excludes_by_name_after_fusing(bert: onnx.ModelProto, tmp_path: Path) -> None:
     """AutoCast's exclusion matches nothing after it has fused; here the fused node inherits it."""
     path = tmp_path / "m.onnx"
