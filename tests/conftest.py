@@ -17,6 +17,9 @@ settings.register_profile(
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+# A test that is about narrow terminals says how wide; the others do not depend on where they are run.
+os.environ.pop("COLUMNS", None)
+
 # Whatever is rewritten in a test, the ONNX checker looks at after every pass.
 os.environ.setdefault("PLANNER_CHECK_PASSES", "1")
 
