@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -96,7 +97,19 @@ def test_onnxruntime_would_keep_what_it_sends_otherwise(tmp_path: Path) -> None:
         pytest.skip("this onnxruntime keeps nothing")
 
 
-@pytest.mark.parametrize("name", ["build.py", "run.py", "verify.py"])
+SCRIPTS = sorted(
+    path.name
+    for path in TEMPLATES.glob("*.py")
+    if "onnxruntime" in path.read_text() or "polygraphy" in path.read_text()
+)
+"""What of a plan's folder imports onnxruntime, itself or by Polygraphy."""
+
+
+def test_every_script_that_imports_it_is_known() -> None:
+    assert set(SCRIPTS) >= {"build.py", "run.py", "verify.py"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_emitted_scripts_switch_it_off_before_anything_is_imported(name: str) -> None:
     text = (TEMPLATES / name).read_text()
     switch = text.index('os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")')
@@ -113,3 +126,32 @@ def test_a_users_own_setting_wins() -> None:
             [sys.executable, "-c", script], env={**environment, **given}, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == wanted
+
+
+@pytest.mark.parametrize(("flags", "allowed"), [([], False), (["--allow-host-code"], True)])
+def test_an_engines_own_code_runs_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], allowed: bool
+) -> None:
+    """By a stand-in for TensorRT, which remembers what it was allowed when it was given the engine."""
+    from precision_planner.cli.main import main
+    from precision_planner.engines import engine_file
+
+    seen: list[bool] = []
+
+    class Runtime:
+        engine_host_code_allowed = False
+
+        def __init__(self, logger: object) -> None:
+            pass
+
+        def deserialize_cuda_engine(self, data: bytes) -> None:
+            seen.append(self.engine_host_code_allowed)
+
+    logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+    package = SimpleNamespace(Runtime=Runtime, Logger=logger, __version__="10.6")
+    monkeypatch.setattr(engine_file, "engine_origin", lambda data: ("tensorrt", "10.6"))
+    monkeypatch.setattr(engine_file, "_load", lambda *given: package)
+    monkeypatch.setattr(engine_file, "has_gpu", lambda: True)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    assert main(["inspect", str(tmp_path / "x.engine"), *flags]) == 2  # the stand-in cannot load it
+    assert seen == [allowed]

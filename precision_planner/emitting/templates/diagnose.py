@@ -13,6 +13,9 @@ Written by precision-planner; imports nothing of it.
 
 import os
 
+# onnxruntime 1.29 and newer report what they load unless this is set; your own setting wins
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import numpy as np
 import verify
 
