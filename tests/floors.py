@@ -1,6 +1,6 @@
 """The oldest and the newest packages that pyproject.toml allows, each in a fresh environment: `make floors`.
 
-Every lower bound of the base and of the extra `cpu` is installed as it stands (``>=1.21`` becomes ``==1.21``; pip takes
+Every lower bound of the base and of the extras is installed as it stands (``>=1.21`` becomes ``==1.21``; pip takes
 the newest patch of a bound of two numbers as its first release, 1.21.0), and beside that the newest of everything, on
 every Python that is found. Then a smoke suite runs: all rules with their cases, and each command on a small model.
 """
@@ -53,15 +53,50 @@ sys.exit(bool(failed))
 """
 
 
-def bounds() -> list[str]:
-    """The requirements of the base and of the extra cpu."""
+FURTHER = """
+import contextlib, io, os, sys, tempfile
+import PIL.Image, distributed, numpy as np, onnx, safetensors, tritonclient.grpc, tritonclient.http
+from onnx import TensorProto as T, helper as h, numpy_helper as n
+import precision_planner as pp
+from precision_planner.cli.main import main
+os.chdir(tempfile.mkdtemp())
+weight = n.from_array(np.random.default_rng(0).normal(0, 0.1, (3, 8, 8, 3)).reshape(8, 3, 8, 3).astype("f4"), "w")
+graph = h.make_graph([h.make_node("Conv", ["x", "w"], ["y"], "conv")], "g",
+                     [h.make_tensor_value_info("x", T.FLOAT, [1, 3, 16, 16])],
+                     [h.make_tensor_value_info("y", T.FLOAT, [1, 8, 14, 14])], [weight])
+onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), "m.onnx")
+os.mkdir("pictures")
+PIL.Image.fromarray(np.zeros((16, 16, 3), "u1")).save("pictures/a.png")
+failed = []
+for words in (["analyze", "m.onnx", "--inputs", "pictures"], ["plan", "m.onnx", "-o", "p", "--target", "tensorrt-rtx"],
+              ["build", "p"], ["triton", "repo", "p", "-o", "models"]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(words)
+    if code:
+        failed.append(words)
+        print("FAILED", *words, "->", code, out.getvalue()[-1500:])
+analysis = pp.analyze("m.onnx")
+analysis.to_dataframe()
+analysis.plot()
+from importlib.metadata import version
+print(*(f"{name} {version(name)}" for name in ("tensorrt-rtx", "polygraphy", "tritonclient", "distributed", "pillow",
+      "matplotlib", "pandas", "safetensors")), "failed", len(failed))
+sys.exit(bool(failed))
+"""
+EXTRAS = ("rtx", "triton", "cluster", "images", "notebook", "demo")
+
+
+def bounds(*extras: str) -> list[str]:
+    """The requirements of the base and of extras; one that names extras of ours is left out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+    wanted = [entry for extra in ("cpu", *extras) for entry in project["optional-dependencies"][extra]]
+    return [*project["dependencies"], *(entry for entry in wanted if not entry.startswith("precision-planner"))]
 
 
 def floor(requirement: str) -> str:
     """``onnx>=1.21,<2`` as ``onnx==1.21``."""
-    name, version = re.match(r"([\w.-]+)>=([\w.]+)", requirement).groups()
+    name, version = re.match(r"([\w.,\[\]-]+)>=([\w.]+)", requirement).groups()
     return f"{name}=={version}"
 
 
@@ -79,7 +114,7 @@ def interpreters() -> list[str]:
     return found or [sys.executable]
 
 
-def try_environment(python: str, requirements: list[str]) -> bool:
+def try_environment(python: str, requirements: list[str], suite: str = SMOKE) -> bool:
     """Install and run the smoke suite in an environment that is removed afterwards."""
     with tempfile.TemporaryDirectory() as place:
         subprocess.run([python, "-m", "venv", place], check=True)
@@ -88,7 +123,7 @@ def try_environment(python: str, requirements: list[str]) -> bool:
             print(f"FAILED to install under {python}: {' '.join(requirements)}")
             return False
         smoke = subprocess.run(
-            [f"{place}/bin/python", "-c", SMOKE, str(ROOT / "rules")], cwd=place, env={**os.environ, "PYTHONPATH": ""}
+            [f"{place}/bin/python", "-c", suite, str(ROOT / "rules")], cwd=place, env={**os.environ, "PYTHONPATH": ""}
         )
         return smoke.returncode == 0
 
@@ -97,9 +132,11 @@ def main() -> int:
     """Floors under the oldest Python, the newest packages under each."""
     pythons = interpreters()
     oldest = [floor(requirement) for requirement in bounds()]
-    tried = [try_environment(pythons[0], oldest)]
+    further = [floor(requirement) for requirement in bounds(*EXTRAS)]
+    tried = [try_environment(pythons[0], oldest), try_environment(pythons[0], further, FURTHER)]
     if "--floors-only" not in sys.argv:
         tried += [try_environment(python, bounds()) for python in pythons]
+        tried.append(try_environment(pythons[0], bounds(*EXTRAS), FURTHER))
     return 0 if all(tried) else 1
 
 

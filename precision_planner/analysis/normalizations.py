@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from precision_planner.judging.metrics import json_number
 from precision_planner.model import GraphIndex
 from precision_planner.patterns import NORMALIZATIONS, Match
 
@@ -62,7 +63,7 @@ class Normalization:
             "input": self.input,
             "output": self.output,
             "axes": list(self.axes),
-            "epsilon": self.epsilon,
+            "epsilon": json_number(self.epsilon),
             "scale": self.scale,
             "bias": self.bias,
             "fusable": self.fusable,

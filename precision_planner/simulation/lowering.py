@@ -63,7 +63,7 @@ def steps_of(
     if form != "running_sum":
         return Steps(form, elem_type)
     axis = constants.get(node.input[1])
-    if axis is None or axis.size != 1 or opset < _SCAN_OPSET:
+    if axis is None or axis.size != 1 or axis.dtype.kind not in "iu" or opset < _SCAN_OPSET:
         return None
     return Steps(form, elem_type, int(axis.reshape(())))
 
