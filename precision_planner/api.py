@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import numpy as np
 import onnx
 
 from precision_planner.analysis import analyze
+from precision_planner.analysis.weights import Weights
 from precision_planner.emitting import migrate as recipes
 from precision_planner.emitting.build_report import BuildReport, judge_build
 from precision_planner.emitting.building import run_build
@@ -19,13 +20,14 @@ from precision_planner.engines.inspection import Inspection, inspect_layers
 from precision_planner.model import Model
 from precision_planner.model.extract import Extract, extract_around
 from precision_planner.model.inputs import load_inputs
+from precision_planner.model.sources import InputSource, ModelSource
 from precision_planner.numerics.census import census as census_of
 from precision_planner.numerics.stats import TensorStats
 from precision_planner.targets import DEFAULT_TARGET
 
 __all__ = ["build", "census", "extract", "inspect", "migrate"]
 
-Source = Model | onnx.ModelProto | str | os.PathLike[str]
+Source = ModelSource
 
 
 def inspect(
@@ -88,7 +90,7 @@ def migrate(
     return recipes.migrate(read, loaded, version=version, target=target, path=read.model)
 
 
-def extract(model: Source, around: str | Collection[str], inputs: Any = None, *, radius: int = 2) -> Extract:
+def extract(model: Source, around: str | Collection[str], inputs: InputSource = None, *, radius: int = 2) -> Extract:
     """Cut out the nodes around some nodes, as a small model that reproduces a finding, with its inputs.
 
     Args:
@@ -105,7 +107,11 @@ def extract(model: Source, around: str | Collection[str], inputs: Any = None, *,
     return extract_around(loaded, names, load_inputs(inputs, loaded), radius=radius)
 
 
-def census(source: Source | np.ndarray | Iterable[np.ndarray], precision: str = "fp16") -> Any:
+@overload
+def census(source: Source, precision: str = "fp16") -> Weights: ...
+@overload
+def census(source: np.ndarray | Iterable[np.ndarray], precision: str = "fp16") -> TensorStats: ...
+def census(source: Source | np.ndarray | Iterable[np.ndarray], precision: str = "fp16") -> Weights | TensorStats:
     """Count what a 16-bit format does to values: subnormal, underflow, overflow, and the error of the cast.
 
     Args:

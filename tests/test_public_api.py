@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -108,3 +110,17 @@ def test_dir_shows_the_public_names_alone():
 def test_a_tolerance_without_a_metric_says_what_to_write():
     with pytest.raises(errors.ToleranceError, match=r"write \{'max_abs': 0\.001\} or 'max_abs=0\.001'"):
         pp.plan("model.onnx", tolerance=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(set(pp.__all__) - {"Model", "PlannerError", "__version__"}))
+def test_public_signatures_say_what_they_take(name):
+    """No parameter, and no result, is Any; what a mapping of settings holds may be."""
+    signature = inspect.signature(getattr(pp, name))
+    given = {
+        key: str(parameter.annotation)
+        for key, parameter in signature.parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    loose = [key for key, text in given.items() if re.search(r"(^|\| )Any($| \|)", text) or text == "object"]
+    assert loose == []
+    assert str(signature.return_annotation) not in ("Any", "object")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
 from precision_planner.analysis.evidence import measure
 from precision_planner.analysis.normalizations import Normalization, normalizations_of
 from precision_planner.analysis.on_target import KnownDefect, Refused, find_defects, find_refused
@@ -21,6 +19,7 @@ from precision_planner.analysis.values import MeasuredValue, measured_values, pl
 from precision_planner.analysis.weights import Weights
 from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inputs import Inputs, load_inputs
+from precision_planner.model.sources import InputSource, ModelSource
 from precision_planner.numerics import get_format
 from precision_planner.rules import DEFAULT_HEADROOM, Evaluation, Evidence, Finding, evaluate, load_rulebook
 from precision_planner.targets import DEFAULT_TARGET, get_target
@@ -216,9 +215,9 @@ class Analysis:
 
 
 def analyze(
-    model: Model | onnx.ModelProto | str | os.PathLike[str],
+    model: ModelSource,
     *,
-    inputs: Any = None,
+    inputs: InputSource = None,
     precision: str = "fp16",
     rules: Iterable[str | os.PathLike[str]] = (),
     only: Collection[str] = (),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,6 +15,8 @@ from precision_planner._reading import parse_json
 from precision_planner.errors import InputsError, ModelError, PlanError
 from precision_planner.model import Model, NodeId
 from precision_planner.model.arrays import npz_files, read_npz, read_polygraphy
+from precision_planner.model.sources import Arrays as GivenArrays
+from precision_planner.model.sources import ModelSource
 from precision_planner.plans.plan import check_plan
 
 ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})
@@ -61,6 +63,10 @@ class Side:
     def kind(self) -> str:
         """'model', 'outputs' or 'engine'."""
         return "model" if self.model is not None else "outputs" if self.outputs is not None else "engine"
+
+
+Comparable: TypeAlias = Side | ModelSource | GivenArrays | Sequence[GivenArrays]
+"""A side of a comparison: a model, a plan's folder, saved outputs, an engine."""
 
 
 def open_side(source: Any) -> Side:

@@ -7,14 +7,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-import onnx
-
 from precision_planner.diffing import Diff, compare
 from precision_planner.diffing.divergence import where_told
 from precision_planner.errors import ConversionError, InputsError, MissingExtraError, ModelError, TargetError
 from precision_planner.judging.verdict import Verdict, inputs_told, not_judged, verdict_of
-from precision_planner.model import Model
 from precision_planner.model.inputs import Batch, Inputs, load_inputs
+from precision_planner.model.sources import InputSource, ModelSource, PathLike
+from precision_planner.plans import PrecisionPlan
 from precision_planner.rewriting import RewriteResult
 from precision_planner.rewriting import rewrite as rewrite_only
 from precision_planner.rewriting.applying import apply as apply_only
@@ -29,9 +28,9 @@ MAX_BATCHES = 3
 
 
 def rewrite(
-    model: Model | onnx.ModelProto | Any,
+    model: ModelSource,
     *,
-    inputs: Any = None,
+    inputs: InputSource = None,
     verify: bool = True,
     target: str | None = None,
     **options: Any,
@@ -64,7 +63,13 @@ def rewrite(
     return replace(result, report={**result.report, "verdict": verdict.to_dict()}, verdict=verdict)
 
 
-def apply(model: Model | onnx.ModelProto | Any, plan: Any, *, inputs: Any = None, verify: bool = True) -> RewriteResult:
+def apply(
+    model: ModelSource,
+    plan: PrecisionPlan | Mapping[str, Any] | PathLike,
+    *,
+    inputs: InputSource = None,
+    verify: bool = True,
+) -> RewriteResult:
     """Carry out a plan, saved or edited, on its model, and judge what came out.
 
     Args:

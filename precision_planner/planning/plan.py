@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from precision_planner.judging.judge import Tolerance
 from precision_planner.judging.tolerance import check_metrics, guarded, parse_tolerances
-from precision_planner.model import Model
+from precision_planner.model.sources import InputSource, ModelSource
 from precision_planner.planning.finishing import Finished, PlannedModel, finish, with_layernorms
 from precision_planner.planning.ground import Ground, lay_ground
 from precision_planner.planning.profiles import Shapes
@@ -33,12 +34,12 @@ Say = Callable[[str], None]
 
 
 def plan(
-    source: Model | Any,
+    source: ModelSource,
     *,
     target: str = DEFAULT_TARGET,
     precision: str = "fp16",
-    inputs: Any = None,
-    tolerance: Any = None,
+    inputs: InputSource = None,
+    tolerance: Mapping[str, float] | Iterable[str | Tolerance] | None = None,
     headroom: float = 4.0,
     policy: str = "auto",
     rules: Sequence[str | os.PathLike[str]] = (),

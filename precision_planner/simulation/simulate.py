@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -31,6 +31,7 @@ from precision_planner.model import GraphIndex, Model, NodeId
 from precision_planner.model.inline import inline_functions
 from precision_planner.model.inputs import InputSpec, cast_batch, input_specs, load_inputs
 from precision_planner.model.session import Session
+from precision_planner.model.sources import InputSource, ModelSource
 from precision_planner.numerics.rounding import Overflow
 from precision_planner.patterns.selecting import Selector
 from precision_planner.simulation.accumulation import Accumulation, Product
@@ -209,8 +210,8 @@ def _with_casts_to(model: Model, precision: str | None) -> Model:
 
 
 def simulate(
-    source: Model | onnx.ModelProto | str | os.PathLike[str],
-    inputs: Any = None,
+    source: ModelSource,
+    inputs: InputSource = None,
     *,
     precision: str | None = None,
     keep_fp32: Iterable[str | NodeId] = (),
