@@ -25,7 +25,7 @@ from fuzz.recording import Recorder
 def main() -> None:
     """Fuzz until time is up; libFuzzer ends the process."""
     kind, seconds, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    recorder = Recorder(kind, out)
+    recorder = Recorder(kind, out, guided=True)
     begin = out / f"{kind}-seeds"
     begin.mkdir(exist_ok=True)
     for number, data in enumerate(beginnings(kind)):

@@ -399,7 +399,7 @@ def _check_attributes(node: NodeProto, schema: onnx.defs.OpSchema) -> None:
         if attribute is None:
             if wanted.required:
                 raise ModelError(f"{_node_name(node)} lacks the attribute '{name}', which {node.op_type} needs")
-        elif attribute.type not in (AttributeProto.UNDEFINED, _number(wanted.type)) and not attribute.ref_attr_name:
+        elif attribute.type != _number(wanted.type) and not attribute.ref_attr_name:
             told = AttributeProto.AttributeType.Name(attribute.type) if attribute.type < 15 else attribute.type
             raise ModelError(
                 f"attribute '{name}' of {_node_name(node)} is {told}, not of the type that {node.op_type} wants"

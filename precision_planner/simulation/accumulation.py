@@ -98,6 +98,8 @@ def product_of(node: NodeProto, scope: Scope, types: TypeTable, opset: int) -> P
     axes = (-1, -2 if len(second) > 1 else -1)
     if node.op_type == "Gemm":
         axes = (0 if _integer(node, "transA") else 1, 1 if _integer(node, "transB") else 0)
+        if any(shape is not None and len(shape) != 2 for shape in (first, second)):
+            return None  # no matrices: nothing runs it
     lengths = [shape[axis] for shape, axis in ((first, axes[0]), (second, axes[1])) if shape]
     length = next((size for size in lengths if isinstance(size, int)), None)
     if length is None:
