@@ -67,6 +67,10 @@ def find_native(view: View, used: Collection[int] = ()) -> list[Match]:
     return matches
 
 
+_MOST_AXES = -64
+"""No tensor has as many: an axis before that is none, and is not counted from."""
+
+
 def _attributes(view: View, node: onnx.NodeProto, kind: str, x: str) -> dict[str, Any]:
     rank = view.rank(x) if x else None
     out: dict[str, Any] = {"epsilon": attribute_float(node, "epsilon", _EPSILON.get(node.op_type, 1e-5))}
@@ -75,7 +79,7 @@ def _attributes(view: View, node: onnx.NodeProto, kind: str, x: str) -> dict[str
             axis = attribute_int(node, "axis", -1)
             if axis >= 0 and rank is not None:
                 axis -= rank
-            out["axes"] = tuple(range(axis, 0)) if axis < 0 else (axis,)
+            out["axes"] = tuple(range(axis, 0)) if _MOST_AXES < axis < 0 else (axis,)
             out["stash_type"] = attribute_int(node, "stash_type", TensorProto.FLOAT)
         case "group_normalization":
             out["groups"] = attribute_int(node, "num_groups", attribute_int(node, "groups", 0))

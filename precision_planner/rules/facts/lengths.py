@@ -48,7 +48,8 @@ def reduction(facts: ModelFacts, scope: Scope, node: NodeProto) -> int | None:
             return prod(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else None
         case "CumSum":
             axis = facts.number(scope, node.input[1])
-            return None if axis is None else _size(first, [int(axis)])
+            # a number that is no axis of any tensor, NaN included, is none
+            return None if axis is None or axis not in range(-64, 64) else _size(first, [int(axis)])
         case "Softmax" | "LogSoftmax":
             return _size(first, [attributes["axis"].i if "axis" in attributes else -1])
     if not node.op_type.startswith("Reduce"):
