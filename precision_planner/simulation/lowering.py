@@ -110,7 +110,7 @@ class _Steps:
         self._op("Pow", [total, self._constant("inverse", low)], self._result)
 
     def softmax_log(self) -> None:
-        kept = {name: helper.get_attribute_value(a) for name, a in self._attributes.items()}
+        kept = {"axis": self._attributes["axis"].i} if "axis" in self._attributes else {}
         self._op("Log", [self._low("Softmax", [self._x], "softmax", **kept)], self._result)
 
     def running_sum(self) -> None:
